@@ -1,0 +1,26 @@
+"""ITACLIP for MMSegmentation: open-vocabulary semantic segmentation with a frozen CLIP.
+
+Importing the package registers its segmentor, data sets and transforms with mmseg.
+"""
+
+from ._mmcv_ops import import_mmseg_models
+
+import_mmseg_models()
+
+from .data_preprocessor import CLIPDataPreprocessor  # noqa: E402
+from .datasets import COCOObject164kDataset, StorybookDataset, VOC20Dataset  # noqa: E402
+from .errors import InputError  # noqa: E402
+from .segmentor import DenseFeatures, ITACLIPSegmentor  # noqa: E402
+from .vocabulary import Vocabulary  # noqa: E402
+
+__version__ = "0.1.0"
+__all__ = [
+    "CLIPDataPreprocessor",
+    "COCOObject164kDataset",
+    "DenseFeatures",
+    "ITACLIPSegmentor",
+    "InputError",
+    "StorybookDataset",
+    "VOC20Dataset",
+    "Vocabulary",
+]

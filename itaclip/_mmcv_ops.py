@@ -1,0 +1,43 @@
+"""Lets mmsegmentation 1.2.2 import with mmcv-lite, which has no compiled operators.
+
+``mmseg.models`` imports two functions of ``mmcv.ops`` unguarded, for heads that this project never
+uses. While it is imported for the first time, a stand-in offers these two names and reports every
+other one as missing, which mmseg catches. Afterwards the stand-in is taken out again, so that
+``mmcv_full_available()`` and ``collect_env()`` keep telling the truth. A compiled mmcv, or an mmseg
+that guards its imports (onedl-mmsegmentation), is left alone.
+"""
+
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
+
+_NEEDED = ("point_sample", "sigmoid_focal_loss")
+
+
+class _OpsStandIn(ModuleType):
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name in _NEEDED:
+
+            def missing(*args, **kwargs):
+                raise RuntimeError(
+                    f"mmcv.ops.{name} needs the compiled mmcv, but mmcv-lite is installed; "
+                    "install mmcv to use mmseg's own heads that call it."
+                )
+
+            return missing
+        raise ModuleNotFoundError(f"mmcv.ops.{name} needs the compiled mmcv")
+
+
+def import_mmseg_models() -> ModuleType:
+    """Imports and returns ``mmseg.models``, with or without compiled mmcv operators."""
+    has_ops = importlib.util.find_spec("mmcv._ext") is not None
+    if has_ops or "mmseg.models" in sys.modules or "mmcv.ops" in sys.modules:
+        return importlib.import_module("mmseg.models")
+    sys.modules["mmcv.ops"] = _OpsStandIn("mmcv.ops")
+    try:
+        return importlib.import_module("mmseg.models")
+    finally:
+        del sys.modules["mmcv.ops"]

@@ -1,0 +1,199 @@
+"""Dense features: CLIP's own blocks, then the recipe's last block (METHODS 1.1).
+
+The modules and weights are openai-clip's; only the last block is run differently. Blocks are run
+by :func:`block_projections` and friends rather than by their ``forward``, because recipes read the
+queries, keys and values of some; with the recipe ``clip`` the tokens equal the stock encoder's.
+
+Shapes: B batch, N = 1 + h·w tokens (token 0 is [CLS]), D width, M heads, d head width, E embedding.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import Projections, Recipe, attend
+from .errors import InputError
+
+
+class ImageEncoder(nn.Module):
+    """CLIP's vision transformer as a dense encoder.
+
+    Args:
+        visual: ``clip.model.VisionTransformer``.
+        recipe: a recipe resolved for this tower's depth.
+        precision: ``'fp32'``, ``'bf16'``, ``'fp16'``, or ``'auto'``: bf16 where the device has
+            instructions for it (else fp16 on a GPU, fp32 on a CPU). The residual stream, layer
+            norms and the projection stay in fp32; only the blocks' matrix products are lowered.
+    """
+
+    def __init__(self, visual: nn.Module, recipe: Recipe, precision: str = "fp32") -> None:
+        super().__init__()
+        self.visual = visual.float().requires_grad_(False).eval()
+        self.recipe = recipe
+        self.precision = precision
+        self._lowered: tuple[tuple, nn.ModuleList] | None = None
+
+    @property
+    def patch_size(self) -> int:
+        return self.visual.conv1.kernel_size[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The data type of the blocks' matrix products on the present device."""
+        return compute_dtype(self.precision, self.visual.conv1.weight.device)
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) patches of an image of ``size`` (H, W) pixels: the floor of side / patch.
+
+        Raises:
+            InputError: a side is shorter than one patch.
+        """
+        h, w = (side // self.patch_size for side in size)
+        if h == 0 or w == 0:
+            raise InputError(
+                f"image: expected at least {self.patch_size}x{self.patch_size} pixels (one patch), "
+                f"but got {size[0]}x{size[1]} (height x width); enlarge it in the test pipeline."
+            )
+        return h, w
+
+    def bytes_per_pass(self, size: tuple[int, int]) -> int:
+        """A generous estimate of the memory that one image of ``size`` (H, W) pixels takes."""
+        h, w = self.grid(size)
+        kept = 3 * len(self.recipe.middle_layers)  # q, k, v of blocks that the recipe reads
+        width = self.visual.conv1.out_channels
+        # Tokens, their copies, q, k, v, attention and the MLP's hidden layer, in fp32.
+        return 4 * (1 + h * w) * width * (16 + kept) + 12 * size[0] * size[1]
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Encodes images or windows of one size.
+
+        Args:
+            images: (B, 3, H, W), CLIP-normalised.
+
+        Returns:
+            Patch features (B, h, w, E) and [CLS] features (B, E), fp32, not normalised.
+        """
+        grid = self.grid(images.shape[-2:])
+        tokens = self.embed(images, grid)
+        blocks = self._blocks()
+        middle: dict[int, Projections] = {}
+        for number, block in enumerate(blocks[:-1], start=1):
+            projections = block_projections(block, tokens)
+            if number in self.recipe.middle_layers:
+                middle[number] = projections
+            attention = F.scaled_dot_product_attention(*projections)
+            tokens = add_attention(block, tokens, attention)
+            tokens = add_feed_forward(block, tokens)
+        tokens = self._last_block(blocks[-1], tokens, middle, grid)
+        features = self.visual.ln_post(tokens) @ self.visual.proj
+        return features[:, 1:].unflatten(1, grid), features[:, 0]
+
+    def _last_block(
+        self, block: nn.Module, tokens: Tensor, middle: dict[int, Projections], grid
+    ) -> Tensor:
+        last = block_projections(block, tokens)
+        chosen = [middle[number] for number in self.recipe.middle_layers]
+        attention = attend(self.recipe, last, chosen, grid)
+        tokens = add_attention(block, tokens if self.recipe.residual else None, attention)
+        return add_feed_forward(block, tokens) if self.recipe.feed_forward else tokens
+
+    def embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Tokens before the first block, (B, N, D) fp32."""
+        visual = self.visual
+        patches = visual.conv1(images).flatten(2).transpose(1, 2)
+        cls = visual.class_embedding.expand(len(images), 1, -1)
+        tokens = torch.cat([cls, patches], dim=1)
+        return visual.ln_pre(tokens + resize_positions(visual.positional_embedding, grid))
+
+    def _blocks(self) -> nn.ModuleList | nn.Sequential:
+        """The transformer's blocks, their matrices in :attr:`dtype`; the lowered copy is kept."""
+        blocks = self.visual.transformer.resblocks
+        weight = blocks[0].attn.in_proj_weight
+        if self.dtype == weight.dtype:
+            return blocks
+        key = (self.dtype, weight.device, weight.data_ptr())
+        if self._lowered is None or self._lowered[0] != key:
+            lowered = copy.deepcopy(blocks).to(self.dtype)
+            for block in lowered:
+                block.ln_1.float(), block.ln_2.float()
+            # A tuple hides the copy from state_dict() and .to().
+            self._lowered = (key, lowered)
+        return self._lowered[1]
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Resolves a ``precision`` key on a device; ``'auto'`` never picks what is slower than fp32."""
+    if precision != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type == "cpu":
+        can = torch.cpu.get_capabilities()
+        if can.get("amx_bf16") or can.get("avx512_bf16"):
+            return torch.bfloat16
+    return torch.float32
+
+
+def block_projections(block: nn.Module, tokens: Tensor) -> Projections:
+    """q, k, v of a block for its LN1 output, each (B, M, N, d), from tokens (B, N, D)."""
+    attn = block.attn
+    normed = block.ln_1(tokens).to(attn.in_proj_weight.dtype)
+    qkv = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias)
+    qkv = qkv.unflatten(-1, (3, attn.num_heads, -1))  # B, N, 3, M, d
+    return Projections(*qkv.permute(2, 0, 3, 1, 4))
+
+
+def add_attention(block: nn.Module, tokens: Tensor | None, attention: Tensor) -> Tensor:
+    """tokens (B, N, D), or None for nothing, + OutProj(attention (B, M, N, d))."""
+    merged = attention.transpose(1, 2).flatten(2)  # B, N, D
+    out = block.attn.out_proj(merged).float()
+    return out if tokens is None else out.add_(tokens)
+
+
+def add_feed_forward(block: nn.Module, tokens: Tensor) -> Tensor:
+    """tokens + MLP(LN2(tokens)), (B, N, D).
+
+    CLIP's activation x · sigmoid(1.702 x) is silu(1.702 x) / 1.702; both factors ride on the matrix
+    products, which leaves one pass over the hidden layer instead of three.
+    """
+    fc, proj = block.mlp.c_fc, block.mlp.c_proj
+    normed = block.ln_2(tokens).to(fc.weight.dtype).flatten(0, 1)
+    hidden = torch.addmm(fc.bias, normed, fc.weight.T, beta=1.702, alpha=1.702)
+    hidden = F.silu(hidden, inplace=True)
+    out = torch.addmm(proj.bias, hidden, proj.weight.T, alpha=1 / 1.702)
+    return tokens + out.view_as(tokens)
+
+
+def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Position embeddings for a patch grid, bicubic from the trained square grid.
+
+    The scale factor is (h + 0.1) / trained side, as in the published code: it, and not the size
+    alone, sets the sampling points, so figures on other crops agree.
+
+    Args:
+        positions: (1 + g·g, D) of the trained g×g grid, [CLS] first.
+        grid: (h, w) patches wanted.
+
+    Returns:
+        (1 + h·w, D).
+    """
+    side = round((len(positions) - 1) ** 0.5)
+    if tuple(grid) == (side, side):
+        return positions
+    cls, patches = positions[:1], positions[1:]
+    patches = patches.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(
+        patches,
+        scale_factor=tuple((n + 0.1) / side for n in grid),
+        mode="bicubic",
+        align_corners=False,
+        recompute_scale_factor=False,
+    )
+    if resized.shape[-2:] != tuple(grid):
+        raise RuntimeError(
+            f"position embeddings resized to {tuple(resized.shape[-2:])}, not {grid}"
+        )
+    return torch.cat([cls, resized[0].flatten(1).T.to(cls.dtype)])

@@ -1,0 +1,60 @@
+"""Batches that adapt to the memory at hand."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+# On a CPU, larger batches fall out of the caches and gain nothing.
+_CPU_PASSES = 10
+# On a GPU, the share of the free memory that one batch may take.
+_GPU_SHARE = 0.5
+_GPU_PASSES = 1024
+
+
+def run_in_batches(
+    function: Callable[[Sequence[Tensor]], Tensor],
+    items: Sequence[Tensor],
+    batch: int | None,
+    bytes_each: int,
+    passes_each: int,
+) -> Iterator[Tensor]:
+    """Yields ``function``'s results one by one, computed in batches.
+
+    When memory runs out, the batch is halved and the work goes on; each item's result does not
+    depend on the batch it is computed in, but for rounding.
+
+    Args:
+        function: maps a list of items to results stacked along the first axis.
+        items: inputs of one shape, on one device.
+        batch: items at a time; None fits the device.
+        bytes_each: memory that one item is estimated to take.
+        passes_each: encoder passes per item.
+
+    Raises:
+        torch.OutOfMemoryError: a single item does not fit.
+    """
+    size = batch or _fitting_batch(items[0].device, bytes_each, passes_each)
+    start = 0
+    while start < len(items):
+        try:
+            results = function(items[start : start + size])
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if size == 1 or not _is_out_of_memory(error):
+                raise
+            size = max(1, size // 2)
+            continue
+        start += len(results)
+        yield from results
+
+
+def _fitting_batch(device: torch.device, bytes_each: int, passes_each: int) -> int:
+    if device.type != "cuda":
+        return max(1, _CPU_PASSES // passes_each)
+    free, _ = torch.cuda.mem_get_info(device)
+    fitting = int(free * _GPU_SHARE) // bytes_each
+    return max(1, min(fitting, _GPU_PASSES // passes_each))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -1,0 +1,124 @@
+"""From query logits to class scores and a label map (METHODS 1.4).
+
+Shapes: H, W pixels; Q queries; C classes (last). Queries of a class stand side by side.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import InputError
+
+# Rows are handled in strips of about this many elements, so that no second full-size map is made.
+_STRIP_ELEMENTS = 1 << 22
+
+
+def class_scores(logits: Tensor, query_classes: Sequence[int], logit_scale: float) -> Tensor:
+    """Softmax over queries, then the maximum over each class's names.
+
+    Args:
+        logits: (H, W, Q) cosine similarities; overwritten.
+        query_classes: (Q,) class of every query, ascending, every class at least once.
+        logit_scale: factor before the softmax.
+
+    Returns:
+        (H, W, C) in [0, 1]; the same storage as ``logits`` when every class has one name.
+    """
+    height, width, queries = logits.shape
+    classes = query_classes[-1] + 1
+    starts = [i for i in range(queries) if i == 0 or query_classes[i] != query_classes[i - 1]]
+    stops = [*starts[1:], queries]
+    flat = logits.view(height * width, queries)
+    out = flat if classes == queries else flat.new_empty(height * width, classes)
+    first = torch.tensor(starts, device=logits.device)
+    several = [c for c in range(classes) if stops[c] - starts[c] > 1]
+    step = max(1, _STRIP_ELEMENTS // queries)
+    for at in range(0, height * width, step):
+        strip = (flat[at : at + step] * logit_scale).softmax(dim=-1)
+        if classes == queries:
+            out[at : at + step] = strip
+            continue
+        own = out[at : at + step]
+        torch.index_select(strip, 1, first, out=own)
+        for c in several:
+            torch.amax(strip[:, starts[c] : stops[c]], dim=1, out=own[:, c])
+    return out.view(height, width, classes)
+
+
+def suppress_small_classes(scores: Tensor, area_thd: float) -> Tensor:
+    """Zeroes the scores of classes 1 … C-1 that win too small an area (SCLIP's area rule).
+
+    A class goes when its argmax area is at most ``area_thd`` times the area of all classes but 0.
+
+    Args:
+        scores: (H, W, C), overwritten.
+    """
+    area = best_class(scores)[1].flatten().bincount(minlength=scores.shape[-1])
+    small = area <= area_thd * area[1:].sum()
+    small[0] = False
+    scores[..., small.nonzero().flatten()] = 0
+    return scores
+
+
+def best_class(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The best score and its class (the first of equals) at every pixel, each (H, W)."""
+    return scores.max(dim=-1)
+
+
+def label_map(scores: Tensor, prob_thd: float, label_closing: int) -> Tensor:
+    """Labels from class scores.
+
+    Args:
+        scores: (H, W, C).
+        prob_thd: pixels whose best score is below become class 0.
+        label_closing: side of the square of a morphological closing of the class indices; 0 = off.
+
+    Returns:
+        (H, W) int64.
+    """
+    best, labels = best_class(scores)
+    labels.masked_fill_(best < prob_thd, 0)
+    return close_labels(labels, label_closing) if label_closing else labels
+
+
+def close_labels(labels: Tensor, size: int) -> Tensor:
+    """Grey-scale closing of class indices (H, W): maximum, then minimum, over size×size squares.
+
+    Pixels outside the image are ignored. The result depends on the order of the classes; it is part
+    of ITACLIP's published figures.
+    """
+
+    def dilate(x: Tensor) -> Tensor:
+        return F.max_pool2d(x, kernel_size=size, stride=1, padding=size // 2)
+
+    # fp32 holds integers below 2^24 exactly; pooling pads with -inf.
+    closed = -dilate(-dilate(labels[None].float()))
+    return closed[0].long()
+
+
+def check_postprocess(
+    logit_scale: float, prob_thd: float, area_thd: float | None, label_closing: int
+) -> None:
+    """Validates the keys of this module.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    def number(value: object, low: float, high: float) -> bool:
+        real = isinstance(value, int | float) and not isinstance(value, bool)
+        return real and low <= value <= high
+
+    if not number(logit_scale, 0, 1e6) or logit_scale == 0:
+        raise InputError(f"logit_scale: expected a number above 0, but got {logit_scale!r}.")
+    if not number(prob_thd, 0, 1):
+        raise InputError(f"prob_thd: expected a number from 0 to 1, but got {prob_thd!r}.")
+    if area_thd is not None and not number(area_thd, 0, 1):
+        raise InputError(f"area_thd: expected None or a number from 0 to 1, but got {area_thd!r}.")
+    odd = isinstance(label_closing, int) and (label_closing == 0 or label_closing % 2 == 1)
+    if not odd or isinstance(label_closing, bool) or label_closing < 0:
+        raise InputError(
+            f"label_closing: expected 0 (off) or an odd number of pixels, got {label_closing!r}."
+        )

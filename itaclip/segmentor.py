@@ -1,0 +1,351 @@
+"""The registered segmentor: text once, then views → windows → features → scores → labels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from mmengine.structures import PixelData
+from mmseg.models.segmentors import BaseSegmentor
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from torch import Tensor
+from tqdm import tqdm
+
+from .attention import resolve_recipe
+from .clip_model import load_clip
+from .data_preprocessor import CLIPDataPreprocessor
+from .errors import InputError
+from .image_encoder import ImageEncoder
+from .memory import run_in_batches
+from .paths import resolve_path
+from .postprocess import check_postprocess, class_scores, label_map, suppress_small_classes
+from .refinement import pamr, parse_pamr
+from .sliding_window import (
+    WindowAccumulator,
+    WindowGrid,
+    parse_test_cfg,
+    sliding_windows,
+    whole_image,
+)
+from .stages import stage
+from .text_cache import TextCache
+from .text_encoder import TextEncoder, imagenet_templates
+from .views import fuse_features, make_views
+from .vocabulary import Vocabulary, load_vocabulary
+
+# A progress bar within one image appears above this number of windows.
+_MANY_WINDOWS = 500
+
+
+@dataclass(frozen=True)
+class DenseFeatures:
+    """The fused features of one image's windows: all that is needed to segment into any words.
+
+    Attributes:
+        windows: the grid of R·K windows.
+        features: (R·K, h, w, E).
+    """
+
+    windows: WindowGrid
+    features: Tensor
+
+
+@MODELS.register_module()
+class ITACLIPSegmentor(BaseSegmentor):
+    """Segments images into any vocabulary with a frozen CLIP.
+
+    Args:
+        clip_model: OpenAI's name, ``'storybook-tiny'``, or the path of a checkpoint.
+        name_path: class-name file, a line per class, names separated by commas.
+        background: class 0 is "everything else"; it takes no auxiliary text.
+        auxiliary_text_path: file of lines ``name >= text``; None = off.
+        aux_text_weight: α, the share of the auxiliary text (ITACLIP eq. 9).
+        attention: a recipe's name, or ``dict(recipe=name, …)`` to vary one.
+        image_engineering_weight: λ, the share of the first category of views; None = off.
+        logit_scale: factor on the cosine similarities before the softmax.
+        prob_thd: pixels whose best score is below become class 0.
+        area_thd: classes with at most this share of the area of classes 1… go; None = off.
+        label_closing: side of the closing of the label map in pixels, odd; 0 = off.
+        pamr: ``dict(num_iter=10, dilations=(8, 16))``; None = off.
+        precision: ``'auto'``, ``'fp32'``, ``'bf16'`` or ``'fp16'`` of the encoder's blocks.
+        test_cfg: ``dict(mode='slide', crop_size=…, stride=…)`` or ``dict(mode='whole')``.
+        vocabulary: given instead of ``name_path`` and ``auxiliary_text_path`` from Python.
+        text_cache: keep text features on disk for later starts.
+        window_batch: windows times views in one batch; None fits the device.
+        pretrained, train_cfg, init_cfg: accepted because mmseg's helpers pass them; must be None.
+        data_preprocessor: as in mmseg; by default BGR → RGB and CLIP's mean and deviation.
+
+    Raises:
+        InputError: any value that cannot be used, naming the key or the file and line.
+    """
+
+    def __init__(
+        self,
+        clip_model: str = "ViT-B/16",
+        name_path: str | Path | None = None,
+        background: bool = False,
+        auxiliary_text_path: str | Path | None = None,
+        aux_text_weight: float = 0.0,
+        attention: str | Mapping = "itaclip",
+        image_engineering_weight: float | None = None,
+        logit_scale: float = 40,
+        prob_thd: float = 0.0,
+        area_thd: float | None = None,
+        label_closing: int = 0,
+        pamr: Mapping | None = None,
+        precision: str = "fp32",
+        test_cfg: Mapping | None = None,
+        vocabulary: Vocabulary | None = None,
+        text_cache: bool = True,
+        window_batch: int | None = None,
+        pretrained: None = None,
+        train_cfg: None = None,
+        data_preprocessor: Mapping | torch.nn.Module | None = None,
+        init_cfg: None = None,
+    ) -> None:
+        for key, value in (("pretrained", pretrained), ("train_cfg", train_cfg)):
+            if value:
+                raise InputError(
+                    f"{key}: expected None, since nothing is trained or loaded here, but got "
+                    f"{value!r}; the weights are named by clip_model."
+                )
+        if isinstance(data_preprocessor, Mapping):
+            data_preprocessor = MODELS.build(data_preprocessor)
+        super().__init__(data_preprocessor or CLIPDataPreprocessor(), init_cfg)
+        check_postprocess(logit_scale, prob_thd, area_thd, label_closing)
+        if precision not in ("auto", "fp32", "bf16", "fp16"):
+            raise InputError(
+                f"precision: expected 'auto', 'fp32', 'bf16' or 'fp16', but got {precision!r}."
+            )
+        if window_batch is not None and (not isinstance(window_batch, int) or window_batch < 1):
+            raise InputError(
+                f"window_batch: expected None or an integer from 1, got {window_batch!r}."
+            )
+        self.logit_scale, self.prob_thd, self.area_thd = logit_scale, prob_thd, area_thd
+        self.label_closing = label_closing
+        self.pamr = parse_pamr(pamr)
+        self.sliding = parse_test_cfg(dict(test_cfg or {"mode": "slide"}))
+        self.views = make_views(image_engineering_weight)
+        self.window_batch = window_batch
+        self.text_cache = TextCache() if text_cache else None
+        self.aux_text_weight = _checked_weight(aux_text_weight)
+        if vocabulary is None:
+            vocabulary = self._read_vocabulary(name_path, auxiliary_text_path, background)
+        if prob_thd > 0 and not vocabulary.background:
+            print_log(
+                f"prob_thd={prob_thd} turns unsure pixels into class 0, "
+                f"{vocabulary.first_names[0]!r}, though background=False.",
+                logger="current",
+                level=30,
+            )
+
+        clip = load_clip(_model_path(clip_model))
+        recipe = resolve_recipe(attention, len(clip.visual.transformer.resblocks))
+        self.image_encoder = ImageEncoder(clip.visual, recipe, precision)
+        self.text_encoder = TextEncoder(clip)
+        self.set_vocabulary(vocabulary)
+
+    def _read_vocabulary(
+        self, name_path: str | Path | None, aux_path: str | Path | None, background: bool
+    ) -> Vocabulary:
+        if name_path is None:
+            raise InputError("name_path: expected the path of a class-name file, but got None.")
+        names = resolve_path(name_path, "name_path")
+        aux = None if aux_path is None else resolve_path(aux_path, "auxiliary_text_path")
+        return load_vocabulary(names, aux, background)
+
+    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Encodes other classes; the model and the features of images stay as they are."""
+        with stage("text"):
+            features = self.text_encoder.vocabulary_features(
+                vocabulary, self.aux_text_weight, imagenet_templates(), self.text_cache
+            )
+        self.vocabulary = vocabulary
+        self.register_buffer("text_features", features, persistent=False)  # Q, E
+        self.dataset_meta = {
+            "classes": vocabulary.first_names,
+            "palette": _palette(vocabulary.num_classes),
+        }
+
+    # ---- image → features → logits → scores -----------------------------------------------------
+
+    @torch.no_grad()
+    def extract_feat(self, inputs: Tensor) -> DenseFeatures:
+        """Fused features of one image's windows, kept for any number of vocabularies.
+
+        Args:
+            inputs: (3, H, W) or (1, 3, H, W), CLIP-normalised.
+        """
+        image = inputs[0] if inputs.ndim == 4 else inputs
+        windows = self._windows(image)
+        rows = list(self._row_features(image, windows))
+        return DenseFeatures(windows, torch.cat(rows))
+
+    @torch.no_grad()
+    def query_logits(
+        self, image: Tensor | DenseFeatures, output_size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Cosine similarity of every pixel with every query, before refinement.
+
+        Args:
+            image: (3, H, W) CLIP-normalised, or what :meth:`extract_feat` made of it.
+            output_size: (H, W) of the result; None takes the image's.
+
+        Returns:
+            (H, W, Q) fp32.
+        """
+        kept = isinstance(image, DenseFeatures)
+        windows = image.windows if kept else self._windows(image)
+        per_row = len(windows.lefts)
+        rows = image.features.split(per_row) if kept else self._row_features(image, windows)
+        accumulator = WindowAccumulator(
+            windows,
+            self.image_encoder.grid(windows.window),
+            output_size or windows.image_size,
+            len(self.text_features),
+            self.text_features.device,
+        )
+        for index, features in enumerate(rows):
+            with stage("upsampling"):
+                accumulator.add_row(index, features @ self.text_features.T)
+        return accumulator.result
+
+    def _windows(self, image: Tensor) -> WindowGrid:
+        size = tuple(image.shape[-2:])
+        return sliding_windows(size, *self.sliding) if self.sliding else whole_image(size)
+
+    def _row_features(self, image: Tensor, windows: WindowGrid):
+        """Yields the fused features (K, h, w, E) of each row of windows, in order."""
+        batches = run_in_batches(
+            self._window_features,
+            list(windows.crops(image)),
+            self.window_batch,
+            bytes_each=len(self.views) * self.image_encoder.bytes_per_pass(windows.window),
+            passes_each=len(self.views),
+        )
+        bar = tqdm(
+            batches, desc="windows", total=len(windows), disable=len(windows) < _MANY_WINDOWS
+        )
+        per_row, waiting = len(windows.lefts), []
+        for features in bar:
+            waiting.append(features)
+            if len(waiting) == per_row:
+                yield torch.stack(waiting)
+                waiting = []
+
+    def _window_features(self, crops: Sequence[Tensor]) -> Tensor:
+        """Fused features (B, h, w, E) of windows [(3, H, W)] * B."""
+        with stage("views"):
+            batch = torch.stack(list(crops))
+            inputs = torch.cat([view.apply(batch) for view in self.views])
+        with stage("encoder"):
+            features, _ = self.image_encoder(inputs)
+            features = F.normalize(features, dim=-1)
+        with stage("views"):
+            return fuse_features(features.unflatten(0, (len(self.views), -1)), self.views)
+
+    @torch.no_grad()
+    def scores(self, logits: Tensor, guide: Tensor) -> Tensor:
+        """Refinement, softmax, grouping and area rule.
+
+        Args:
+            logits: (H, W, Q); overwritten.
+            guide: (3, H', W'), the normalised image that refinement follows.
+
+        Returns:
+            (H, W, C) in [0, 1].
+        """
+        if self.pamr is not None:
+            with stage("refinement"):
+                size = tuple(logits.shape[:2])
+                guide = F.interpolate(guide[None].float(), size=size, mode="bilinear")[0]
+                logits = pamr(logits, guide, **self.pamr)
+        with stage("post-processing"):
+            scores = class_scores(logits, self.vocabulary.query_classes, self.logit_scale)
+            if self.area_thd is not None:
+                scores = suppress_small_classes(scores, self.area_thd)
+        return scores
+
+    # ---- mmseg's interface ----------------------------------------------------------------------
+
+    @torch.no_grad()
+    def predict(
+        self,
+        inputs: Tensor | Sequence[Tensor],
+        data_samples: Sequence[SegDataSample] | None = None,
+    ) -> list[SegDataSample]:
+        """Segments a batch; images may differ in size.
+
+        Args:
+            inputs: (B, 3, H, W), or B tensors (3, H, W), CLIP-normalised.
+            data_samples: with ``ori_shape`` (H, W) in their metainfo; without it, the input's size.
+
+        Returns:
+            The samples with ``seg_logits`` (C, H, W), the scores after softmax, grouping and area
+            rule, and ``pred_sem_seg`` (1, H, W) integer labels, at the original size.
+        """
+        samples = data_samples or [SegDataSample() for _ in inputs]
+        for image, sample in zip(inputs, samples, strict=True):
+            image = _without_padding(image, sample.metainfo)
+            output_size = tuple(sample.metainfo.get("ori_shape", image.shape[-2:])[:2])
+            scores = self.scores(self.query_logits(image, output_size), image)
+            if sample.metainfo.get("flip"):
+                vertical = sample.metainfo.get("flip_direction") == "vertical"
+                scores = scores.flip(0 if vertical else 1)
+            with stage("post-processing"):
+                labels = label_map(scores, self.prob_thd, self.label_closing)
+            sample.set_data(
+                {
+                    "seg_logits": PixelData(data=scores.permute(2, 0, 1)),
+                    "pred_sem_seg": PixelData(data=labels.unsqueeze(0)),
+                }
+            )
+        return list(samples)
+
+    def encode_decode(self, inputs: Tensor, batch_data_samples: object = None) -> Tensor:
+        """Query logits at the input's size, (B, Q, H, W), before refinement."""
+        return torch.stack([self.query_logits(image).permute(2, 0, 1) for image in inputs])
+
+    def _forward(self, inputs: Tensor, data_samples: object = None) -> Tensor:
+        return self.encode_decode(inputs)
+
+    def loss(self, inputs: Tensor, data_samples: object) -> dict:
+        """Not available: the method is training-free."""
+        raise NotImplementedError("ITACLIPSegmentor is training-free: it has no loss.")
+
+
+def _checked_weight(alpha: float) -> float:
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
+        raise InputError(f"aux_text_weight: expected a number from 0 to 1 (α), but got {alpha!r}.")
+    return alpha
+
+
+def _model_path(clip_model: str) -> str:
+    """A checkpoint's path is looked up like the other paths; names pass through."""
+    looks_like_path = str(clip_model).endswith((".pt", ".pth", ".safetensors", ".npz"))
+    return str(resolve_path(clip_model, "clip_model")) if looks_like_path else str(clip_model)
+
+
+def _without_padding(image: Tensor, meta: Mapping) -> Tensor:
+    """Takes off what a data preprocessor padded, so that windows see the image alone."""
+    padding = meta.get("img_padding_size") or meta.get("padding_size")
+    if not padding:
+        return image
+    left, right, top, bottom = padding
+    height, width = image.shape[-2:]
+    return image[:, top : height - bottom, left : width - right]
+
+
+def _palette(classes: int) -> list[list[int]]:
+    """Distinct colours (RGB, 0-255) for any number of classes: bits of the index, as in VOC."""
+    palette = []
+    for index in range(classes):
+        colour = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                colour[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+        palette.append(colour)
+    return palette

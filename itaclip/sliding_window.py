@@ -1,0 +1,176 @@
+"""Windows over an image, and their similarity maps put together at the output's size.
+
+The published steps - upsample each window bilinearly to its pixels, sum, divide by the count,
+resize bilinearly to the original size - are linear and separate into rows and columns. For window
+(i, j) with patch map S they equal ``A_i S B_jᵀ``, where A_i (H_out × h) and B_j (W_out × w) hold
+the interpolation weights. So no map at window or network resolution is ever made, and one row of
+windows after the other is added into the output: the cost grows linearly with the image's area.
+
+Shapes: H, W pixels; h, w patches of a window; R, K rows and columns of windows; Q channels (last).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import InputError
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """Windows of one size over an image; the last row and column are moved inside.
+
+    Attributes:
+        image_size: (H, W) of the image in pixels.
+        window: (H, W) of every window: the crop, or the image's side where that is shorter.
+        tops, lefts: the windows' first rows and columns.
+    """
+
+    image_size: tuple[int, int]
+    window: tuple[int, int]
+    tops: tuple[int, ...]
+    lefts: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.tops) * len(self.lefts)
+
+    def crops(self, image: Tensor) -> Iterator[Tensor]:
+        """The windows of an image (3, H, W), row by row, as views (3, *window)."""
+        for top in self.tops:
+            for left in self.lefts:
+                yield image[:, top : top + self.window[0], left : left + self.window[1]]
+
+
+def sliding_windows(
+    image_size: tuple[int, int], crop: tuple[int, int], stride: tuple[int, int]
+) -> WindowGrid:
+    """Lays windows of ``crop`` pixels every ``stride`` pixels over an image (heights first)."""
+    window, starts = [], []
+    for side, length, step in zip(image_size, crop, stride, strict=True):
+        length = min(side, length)
+        count = -(-(side - length) // step) + 1
+        starts.append(tuple(min(i * step, side - length) for i in range(count)))
+        window.append(length)
+    return WindowGrid(tuple(image_size), tuple(window), *starts)
+
+
+def whole_image(image_size: tuple[int, int]) -> WindowGrid:
+    """The one window that is the image itself."""
+    return WindowGrid(tuple(image_size), tuple(image_size), (0,), (0,))
+
+
+def parse_test_cfg(test_cfg: dict) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Validates ``test_cfg``: (crop, stride) for mode 'slide', None for mode 'whole'.
+
+    Raises:
+        InputError: an unknown mode or key, or sizes that are not positive integers.
+    """
+    if not isinstance(test_cfg, dict) or test_cfg.get("mode") not in ("slide", "whole"):
+        raise InputError(
+            "test_cfg: expected dict(mode='slide', crop_size=…, stride=…) or dict(mode='whole'), "
+            f"but got {test_cfg!r}."
+        )
+    allowed = {"mode", "crop_size", "stride"} if test_cfg["mode"] == "slide" else {"mode"}
+    unknown = sorted(set(test_cfg) - allowed)
+    if unknown:
+        raise InputError(
+            f"test_cfg: unknown key {unknown[0]!r} for mode {test_cfg['mode']!r}; expected "
+            f"{', '.join(sorted(allowed))}."
+        )
+    if test_cfg["mode"] == "whole":
+        return None
+    crop = _pair(test_cfg.get("crop_size", (224, 224)), "crop_size")
+    stride = _pair(test_cfg.get("stride", (28, 28)), "stride")
+    if any(s > c for s, c in zip(stride, crop, strict=True)):
+        raise InputError(
+            f"test_cfg.stride: expected at most the crop {crop}, but got {stride}: pixels between "
+            "the windows would never be seen."
+        )
+    return crop, stride
+
+
+def _pair(value: object, key: str) -> tuple[int, int]:
+    """An int or a (height, width) pair of positive ints."""
+    pair = (value, value) if isinstance(value, int) else value
+    if (
+        isinstance(pair, (tuple, list))
+        and len(pair) == 2
+        and all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in pair)
+    ):
+        return pair[0], pair[1]
+    raise InputError(
+        f"test_cfg.{key}: expected one or two (height, width) positive integers, got {value!r}."
+    )
+
+
+class WindowAccumulator:
+    """Adds similarity maps of windows into one map of the output's size.
+
+    Args:
+        grid: the windows.
+        patches: (h, w) patches of a window.
+        output_size: (H, W) of the result.
+        channels: Q.
+    """
+
+    def __init__(
+        self,
+        grid: WindowGrid,
+        patches: tuple[int, int],
+        output_size: tuple[int, int],
+        channels: int,
+        device: torch.device | None = None,
+    ) -> None:
+        self.grid = grid
+        height, width = output_size
+        starts = (grid.tops, grid.lefts)
+        axes = zip(starts, grid.window, patches, grid.image_size, output_size, strict=True)
+        self._rows, self._columns = (_axis_operators(*axis, device) for axis in axes)
+        self.result = torch.zeros(height, width, channels, device=device)  # H, W, Q
+        self._strip = torch.zeros(patches[0], width, channels, device=device)  # h, W, Q
+
+    def add_row(self, row: int, maps: Tensor) -> None:
+        """Adds the maps (K, h, w, Q) of the windows in row ``row``."""
+        strip = self._strip.zero_()
+        for (start, stop, operator), own in zip(self._columns, maps, strict=True):
+            strip[:, start:stop] += operator @ own  # (W', w) @ (h, w, Q)
+        start, stop, operator = self._rows[row]
+        self.result[start:stop].flatten(1).addmm_(operator, strip.flatten(1))
+
+
+def _axis_operators(
+    starts: tuple[int, ...],
+    window: int,
+    patches: int,
+    side: int,
+    output: int,
+    device: torch.device | None,
+) -> list[tuple[int, int, Tensor]]:
+    """Interpolation weights of every window along one axis.
+
+    Returns:
+        Per window (first, last + 1, matrix (last + 1 - first, patches)): the rows of the output
+        that the window reaches, and their weights, divided by the number of windows at a pixel.
+    """
+    upsample = _linear_resize(torch.eye(patches, dtype=torch.float64), window)  # patches, window
+    count = torch.zeros(side, dtype=torch.float64)
+    for start in starts:
+        count[start : start + window] += 1
+    operators = []
+    for start in starts:
+        placed = torch.zeros(patches, side, dtype=torch.float64)
+        placed[:, start : start + window] = upsample / count[start : start + window]
+        weights = _linear_resize(placed, output).T  # output, patches
+        reached = weights.any(dim=1).nonzero()
+        # When shrinking, a window can fall between the output's samples.
+        first, last = (int(reached[0]), int(reached[-1]) + 1) if len(reached) else (0, 0)
+        operators.append((first, last, weights[first:last].float().contiguous().to(device)))
+    return operators
+
+
+def _linear_resize(rows: Tensor, size: int) -> Tensor:
+    """Linear interpolation along the last axis, ``align_corners=False``: one axis of bilinear."""
+    return F.interpolate(rows.unsqueeze(0), size=size, mode="linear", align_corners=False)[0]

@@ -1,0 +1,125 @@
+"""Text features of earlier runs, on disk.
+
+One safetensors file per list of texts, named by a hash of code version, weights, templates and
+texts, so that no entry can be stale. Files are written aside and renamed: safe against a crash and
+against two processes at once. The folder is bounded in size; the longest unused entries go first.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+MAX_BYTES = 256 << 20
+
+
+def default_folder() -> Path:
+    """``$ITACLIP_CACHE_DIR``, else ``$XDG_CACHE_HOME/itaclip``, else ``~/.cache/itaclip``."""
+    own = os.environ.get("ITACLIP_CACHE_DIR")
+    if own:
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "itaclip"
+
+
+class TextCache:
+    """Text features on disk.
+
+    Args:
+        folder: where; None takes :func:`default_folder`.
+        max_bytes: the size that the folder is kept under.
+    """
+
+    def __init__(self, folder: Path | None = None, max_bytes: int = MAX_BYTES) -> None:
+        self.folder = (folder or default_folder()) / "text"
+        self.max_bytes = max_bytes
+
+    @staticmethod
+    def key(version: int, weights: str, templates: Sequence[str], texts: Sequence[str]) -> str:
+        """The name of an entry: a sha256 of all that its features depend on."""
+        content = json.dumps([version, weights, list(templates), list(texts)])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def load(self, key: str, shape: tuple[int, int]) -> Tensor | None:
+        """The features under ``key``, or None. A damaged entry is named, removed and made anew."""
+        path = self._path(key)
+        try:
+            features = safetensors.torch.load_file(path)["features"]
+            if features.shape != shape or not torch.isfinite(features).all():
+                raise ValueError("unexpected content")
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            self._warn(f"the damaged entry {path.name} is made anew ({error})")
+            self._remove(path)
+            return None
+        try:
+            os.utime(path)  # used now
+        except OSError:
+            pass  # a read-only cache still serves
+        return features
+
+    def store(self, key: str, features: Tensor) -> None:
+        """Keeps features under ``key``; a folder that cannot be written is named and left alone."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle, aside = tempfile.mkstemp(dir=self.folder, suffix=".part")
+            os.close(handle)
+            try:
+                safetensors.torch.save_file({"features": features.cpu().contiguous()}, aside)
+                os.replace(aside, self._path(key))
+            except BaseException:
+                self._remove(Path(aside))
+                raise
+            self._shrink()
+        except (OSError, SafetensorError) as error:
+            self._warn(f"features are not kept, so the next start encodes them again ({error})")
+
+    def clear(self) -> int:
+        """Removes every entry and returns their number."""
+        entries = self._entries()
+        for path in [*entries, *self.folder.glob("*.part")]:
+            self._remove(path)
+        return len(entries)
+
+    def size(self) -> tuple[int, int]:
+        """Number and bytes of the entries."""
+        sizes = [path.stat().st_size for path in self._entries()]
+        return len(sizes), sum(sizes)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
+
+    def _entries(self) -> list[Path]:
+        return list(self.folder.glob("*.safetensors"))
+
+    def _shrink(self) -> None:
+        stats = []
+        for path in self._entries():
+            try:
+                stats.append((path.stat().st_mtime, path.stat().st_size, path))
+            except FileNotFoundError:  # another process was faster
+                continue
+        excess = sum(size for _, size, _ in stats) - self.max_bytes
+        for _, size, path in sorted(stats, key=lambda entry: entry[0]):
+            if excess <= 0:
+                break
+            self._remove(path)
+            excess -= size
+
+    @staticmethod
+    def _remove(path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:
+            pass  # tidying up must not stop a run
+
+    def _warn(self, message: str) -> None:
+        print(f"text cache {self.folder}: {message}", file=sys.stderr)

@@ -1,0 +1,213 @@
+"""Text features: names in templates, averaged, blended with auxiliary texts (METHODS 1.2).
+
+The text tower is causal and a prompt's feature is read at its end token, so prompts are encoded in
+batches of equal token length without any padding: exact, and most prompts use 10-20 of 77 tokens.
+
+Shapes: P prompts, T tokens, D width, E embedding, Q queries.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .clip_model import clip_module
+from .errors import InputError
+from .image_encoder import add_attention, add_feed_forward, block_projections
+from .text_cache import TextCache
+from .vocabulary import Vocabulary
+
+# Tokens in one batch; larger ones are no faster on a CPU and only cost memory.
+_BATCH_TOKENS = 4096
+# A text may merge with its template's punctuation, so a sum of lengths is off by a few tokens.
+_MARGIN = 8
+# Raise when the features of equal texts and weights change.
+_VERSION = 1
+
+
+def imagenet_templates() -> tuple[str, ...]:
+    """The 80 templates of CLIP's ImageNet evaluation, as mmsegmentation ships them."""
+    from mmseg.utils import get_predefined_templates
+
+    return tuple(get_predefined_templates("imagenet"))
+
+
+class TextEncoder(nn.Module):
+    """CLIP's text tower.
+
+    Args:
+        clip: ``clip.model.CLIP``; its text modules are taken over.
+    """
+
+    def __init__(self, clip: nn.Module) -> None:
+        super().__init__()
+        self.blocks = clip.transformer.resblocks
+        self.token_embedding = clip.token_embedding
+        self.positional_embedding = clip.positional_embedding
+        self.ln_final = clip.ln_final
+        self.text_projection = clip.text_projection
+        self.requires_grad_(False).eval()
+
+    @property
+    def context_length(self) -> int:
+        return len(self.positional_embedding)
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Features of prompts, (P, E) fp32, not normalised.
+
+        Raises:
+            InputError: a prompt longer than the context.
+        """
+        by_length: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
+        for index, prompt in enumerate(prompts):
+            tokens = self.tokenize(prompt)
+            if len(tokens) > self.context_length:
+                raise InputError(
+                    f"text: {prompt!r} has {len(tokens)} tokens, but CLIP reads at most "
+                    f"{self.context_length}; shorten it."
+                )
+            by_length[len(tokens)].append((index, tokens))
+        device = self.text_projection.device
+        features = torch.empty(len(prompts), self.text_projection.shape[1], device=device)
+        with tqdm(total=len(prompts), desc="text prompts", delay=2) as bar:
+            for length, entries in sorted(by_length.items()):
+                step = max(1, _BATCH_TOKENS // length)
+                for start in range(0, len(entries), step):
+                    indices, tokens = zip(*entries[start : start + step], strict=True)
+                    encoded = self._encode_tokens(torch.tensor(tokens, device=device))
+                    features[list(indices)] = encoded
+                    bar.update(len(indices))
+        return features
+
+    @staticmethod
+    def tokenize(prompt: str) -> list[int]:
+        """Token numbers with start and end tokens, of any length."""
+        tokenizer = _tokenizer()
+        start, end = (tokenizer.encoder[f"<|{word}|>"] for word in ("startoftext", "endoftext"))
+        return [start, *tokenizer.encode(prompt), end]
+
+    def _encode_tokens(self, tokens: Tensor) -> Tensor:
+        """(P, T) token numbers that all end with the end token → (P, E)."""
+        x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
+        for block in self.blocks[:-1]:
+            x = _causal_block(block, x)
+        # Only the end token is read, so the last block needs no other query.
+        q, k, v = block_projections(self.blocks[-1], x)
+        attention = F.scaled_dot_product_attention(q[:, :, -1:], k, v)
+        x = add_attention(self.blocks[-1], x[:, -1:], attention)
+        x = add_feed_forward(self.blocks[-1], x)[:, 0]
+        return self.ln_final(x) @ self.text_projection
+
+    def digest(self) -> str:
+        """A sha256 of the tower's weights."""
+        sha = hashlib.sha256()
+        for key, value in sorted(self.state_dict().items()):
+            sha.update(f"{key} {tuple(value.shape)}".encode())
+            sha.update(value.detach().cpu().contiguous().numpy())
+        return sha.hexdigest()
+
+    def template_features(
+        self,
+        texts: Sequence[str],
+        templates: Sequence[str],
+        text_cache: TextCache | None = None,
+    ) -> Tensor:
+        """One feature per text: every template filled, encoded, normalised; mean; normalised.
+
+        Args:
+            texts: names or auxiliary texts.
+            templates: with one ``{}`` each.
+            text_cache: where features of earlier runs are kept; None computes anew.
+
+        Returns:
+            (len(texts), E) with L2 norm 1.
+        """
+        unique = list(dict.fromkeys(texts))
+        key = None
+        if text_cache is not None:
+            key = text_cache.key(_VERSION, self.digest(), templates, unique)
+            found = text_cache.load(key, (len(unique), self.text_projection.shape[1]))
+            if found is not None:
+                return self._in_order(found.to(self.text_projection.device), unique, texts)
+        prompts = [template.format(text) for text in unique for template in templates]
+        features = self.encode(prompts)
+        features = F.normalize(features, dim=-1).view(len(unique), len(templates), -1)
+        features = F.normalize(features.mean(dim=1), dim=-1)
+        if text_cache is not None:
+            text_cache.store(key, features)
+        return self._in_order(features, unique, texts)
+
+    @staticmethod
+    def _in_order(features: Tensor, unique: list[str], texts: Sequence[str]) -> Tensor:
+        at = {text: index for index, text in enumerate(unique)}
+        return features[[at[text] for text in texts]]
+
+    def vocabulary_features(
+        self,
+        vocabulary: Vocabulary,
+        aux_text_weight: float,
+        templates: Sequence[str],
+        text_cache: TextCache | None = None,
+    ) -> Tensor:
+        """Features of all queries: F = (1 - α) F_name + α F_aux (ITACLIP eq. 8-9).
+
+        Every name of a class takes its class's one auxiliary text; names without one (the
+        background's) stay as they are. The blend is not renormalised.
+
+        Args:
+            vocabulary: Q queries.
+            aux_text_weight: α in [0, 1].
+
+        Returns:
+            (Q, E).
+
+        Raises:
+            InputError: a name or text that is too long in a template, with its file and line.
+        """
+        self._check_lengths(vocabulary, templates)
+        auxiliary = [vocabulary.auxiliary_texts[c] for c in vocabulary.query_classes]
+        blended = [i for i, text in enumerate(auxiliary) if text is not None]
+        texts = [*vocabulary.queries, *(auxiliary[i] for i in blended)]
+        features = self.template_features(texts, templates, text_cache)
+        queries, aux = features.split([len(vocabulary.queries), len(blended)])
+        if blended:
+            queries[blended] = (1 - aux_text_weight) * queries[blended] + aux_text_weight * aux
+        return queries
+
+    def _check_lengths(self, vocabulary: Vocabulary, templates: Sequence[str]) -> None:
+        """Every text must fit into the longest template."""
+        around = max(len(self.tokenize(template.format(""))) for template in templates)
+
+        def check(text: str, source: str | None, what: str) -> None:
+            if around + len(self.tokenize(text)) <= self.context_length - _MARGIN:
+                return  # certainly short enough; near the limit the exact count decides
+            longest = max(templates, key=lambda t: len(self.tokenize(t.format(text))))
+            count = len(self.tokenize(longest.format(text)))
+            if count > self.context_length:
+                raise InputError(
+                    f"{source}: the {what} {text!r} has {count} tokens in the template "
+                    f"{longest!r}, but CLIP reads at most {self.context_length}; shorten it."
+                )
+
+        for index, names in enumerate(vocabulary.class_names):
+            for name in names:
+                check(name, vocabulary.source_of(index), "name")
+            text = vocabulary.auxiliary_texts[index]
+            if text is not None:
+                check(text, vocabulary.auxiliary_source_of(index), "auxiliary text")
+
+
+def _causal_block(block: nn.Module, x: Tensor) -> Tensor:
+    attention = F.scaled_dot_product_attention(*block_projections(block, x), is_causal=True)
+    return add_feed_forward(block, add_attention(block, x, attention))
+
+
+@cache
+def _tokenizer():
+    return clip_module("simple_tokenizer").SimpleTokenizer()

@@ -1,0 +1,114 @@
+"""Image engineering: views of a window and the fusion of their features (ITACLIP eq. 10-11).
+
+A view is a pair: ``apply`` changes windows (…, 3, H, W) before the encoder, ``undo`` brings patch
+features (…, h, w, E) back into the window's frame.
+
+Everything from normalised features to logits is linear, and flips commute with the bilinear
+upsampling, so the published average of logits is an average of features:
+
+    S = λ · mean(S_original, S_gray, S_blur) + (1 - λ) · mean(S_vflip, S_hflip)
+      = (Σ_v weight_v · undo_v(features_v)) · text
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import InputError
+
+BLUR_KERNEL, BLUR_SIGMA = 11, 5.0
+_LUMA = (0.2989, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class View:
+    """One augmentation, its inverse on feature maps, and its share of the fused features."""
+
+    name: str
+    apply: Callable[[Tensor], Tensor]
+    undo: Callable[[Tensor], Tensor]
+    weight: float
+
+
+def make_views(image_engineering_weight: float | None) -> tuple[View, ...]:
+    """The views of a window for λ = ``image_engineering_weight``; None gives the window alone.
+
+    Raises:
+        InputError: λ outside [0, 1].
+    """
+    lam = image_engineering_weight
+    if lam is None:
+        return (View("original", _same, _same, 1.0),)
+    if isinstance(lam, bool) or not isinstance(lam, int | float) or not 0 <= lam <= 1:
+        raise InputError(
+            f"image_engineering_weight: expected None or a number from 0 to 1 (λ), but got {lam!r}."
+        )
+    first, second = lam / 3, (1 - lam) / 2
+    views = (
+        View("original", _same, _same, first),
+        View("gray", grayscale, _same, first),
+        View("blur", gaussian_blur, _same, first),
+        View("vflip", lambda x: x.flip(-2), lambda f: f.flip(-3), second),
+        View("hflip", lambda x: x.flip(-1), lambda f: f.flip(-2), second),
+    )
+    return tuple(view for view in views if view.weight > 0)
+
+
+def fuse_features(features: Tensor, views: tuple[View, ...]) -> Tensor:
+    """Weighted sum of the views' normalised features, each brought back into place.
+
+    Args:
+        features: (V, B, h, w, E), in the views' order.
+
+    Returns:
+        (B, h, w, E), not renormalised.
+    """
+    fused = views[0].undo(features[0]) * views[0].weight
+    for view, own in zip(views[1:], features[1:], strict=True):
+        fused.add_(view.undo(own), alpha=view.weight)
+    return fused
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def grayscale(images: Tensor) -> Tensor:
+    """0.2989 R + 0.587 G + 0.114 B of normalised images, copied to three channels; (…, 3, H, W)."""
+    red, green, blue = images.unbind(-3)
+    gray = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
+    return gray.unsqueeze(-3).expand(images.shape)
+
+
+def gaussian_blur(images: Tensor) -> Tensor:
+    """Gaussian blur, kernel 11, σ 5, reflect padding; (…, 3, H, W).
+
+    The kernel separates, and so does the padding: it is one matrix over rows and one over columns.
+
+    Raises:
+        InputError: a side of at most 5 pixels, which cannot be reflected.
+    """
+    height, width = images.shape[-2:]
+    rows, columns = blur_matrix(height).to(images), blur_matrix(width).to(images)
+    return rows @ images @ columns.T
+
+
+@cache
+def blur_matrix(size: int) -> Tensor:
+    """(size, size) matrix of the one-dimensional blur with reflect padding, fp32 on the CPU."""
+    half = BLUR_KERNEL // 2
+    if size <= half:
+        raise InputError(
+            f"image_engineering_weight: the blurred view needs more than {half} pixels a side, but "
+            f"a window has {size}; enlarge the image or switch image engineering off (None)."
+        )
+    at = torch.arange(-half, half + 1, dtype=torch.float64)
+    kernel = torch.exp(-0.5 * (at / BLUR_SIGMA) ** 2)
+    kernel = (kernel / kernel.sum()).reshape(1, 1, -1)
+    identity = torch.eye(size, dtype=torch.float64).unsqueeze(1)
+    padded = F.pad(identity, (half, half), mode="reflect")
+    return F.conv1d(padded, kernel).squeeze(1).T.float().contiguous()

@@ -1,0 +1,69 @@
+"""Shared fixtures: tiny random CLIPs, vocabularies, images. Everything offline and seeded."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import itaclip  # noqa: F401  (lets mmseg import without compiled operators)
+
+sys.path.insert(0, str(Path(__file__).parent))
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """No test reads or fills the user's text cache."""
+    os.environ["ITACLIP_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def random_clip(seed=0, patch=16, resolution=64, layers=12, width=128, text_layers=2, embed=32):
+    """A ``clip.model.CLIP`` with random weights whose attention and maps are far from uniform."""
+    from itaclip.clip_model import clip_module
+
+    torch.manual_seed(seed)
+    model = clip_module("model").CLIP(
+        embed, resolution, layers, width, patch, 77, 49408, 64, 1, text_layers
+    )
+    with torch.no_grad():
+        for block in [*model.visual.transformer.resblocks, *model.transformer.resblocks]:
+            block.attn.in_proj_weight.mul_(2)
+            block.attn.in_proj_bias.normal_(std=0.3)
+            block.attn.out_proj.bias.normal_(std=0.1)
+            for norm in (block.ln_1, block.ln_2):
+                norm.weight.normal_(1, 0.2)
+                norm.bias.normal_(0, 0.2)
+        model.positional_embedding.normal_(std=0.05)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tiny_clip():
+    return random_clip()
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_path(tiny_clip, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    torch.save(tiny_clip.state_dict(), path)
+    return str(path)
+
+
+def bgr_image(height, width, seed=0):
+    """A structured uint8 image (3, H, W): gradients, a disc and noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    disc = ((y - height / 2) ** 2 + (x - width / 3) ** 2 < (min(height, width) / 4) ** 2) * 120
+    planes = [255 * y / height, 255 * x / width, np.full((height, width), 60.0)]
+    image = np.stack(planes) + disc + rng.normal(0, 12, (3, height, width))
+    return torch.from_numpy(image.clip(0, 255).astype(np.uint8))
+
+
+def normalised(bgr):
+    """CLIP's normalisation of a BGR uint8 image, written out."""
+    mean = torch.tensor([122.771, 116.746, 104.094])[:, None, None]
+    std = torch.tensor([68.501, 66.632, 70.323])[:, None, None]
+    return (bgr.flip(0).float() - mean) / std
