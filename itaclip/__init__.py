@@ -10,6 +10,7 @@ import_mmseg_models()
 from .data_preprocessor import CLIPDataPreprocessor  # noqa: E402
 from .datasets import COCOObject164kDataset, StorybookDataset, VOC20Dataset  # noqa: E402
 from .errors import InputError  # noqa: E402
+from .hooks import CheckClassesHook, OverlayHook, TrimMemoryHook  # noqa: E402
 from .segmentor import DenseFeatures, ITACLIPSegmentor  # noqa: E402
 from .vocabulary import Vocabulary  # noqa: E402
 
@@ -17,10 +18,13 @@ __version__ = "0.1.0"
 __all__ = [
     "CLIPDataPreprocessor",
     "COCOObject164kDataset",
+    "CheckClassesHook",
     "DenseFeatures",
     "ITACLIPSegmentor",
     "InputError",
+    "OverlayHook",
     "StorybookDataset",
+    "TrimMemoryHook",
     "VOC20Dataset",
     "Vocabulary",
 ]

@@ -76,7 +76,7 @@ class Recipe:
             raise InputError(
                 f"attention: recipe {name!r} reads middle layers {self.middle_layers} of a "
                 f"tower of {self.depth} blocks, but the image encoder has {num_blocks}; choose "
-                f"them with attention=dict(recipe={name!r}, middle_layers=…), for example {scaled} or "
+                f"them with attention=dict(recipe={name!r}, middle_layers=…), such as {scaled} or "
                 "'scaled'."
             )
         wrong = [i for i in self.middle_layers if not 1 <= i < num_blocks]

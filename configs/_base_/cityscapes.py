@@ -1,0 +1,21 @@
+# Cityscapes: 500 images, 19 classes.
+test_dataloader = dict(
+    batch_size=1,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type="CityscapesDataset",
+        data_root="data/cityscapes",
+        data_prefix=dict(
+            img_path="leftImg8bit/val",
+            seg_map_path="gtFine/val",
+        ),
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="Resize", scale=(2048, 560), keep_ratio=True),
+            dict(type="LoadAnnotations"),
+            dict(type="PackSegInputs"),
+        ],
+    ),
+)

@@ -1,0 +1,21 @@
+# COCO-Stuff 164k: 5000 images, 171 classes.
+test_dataloader = dict(
+    batch_size=1,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type="COCOStuffDataset",
+        data_root="data/coco_stuff164k",
+        data_prefix=dict(
+            img_path="images/val2017",
+            seg_map_path="annotations/val2017",
+        ),
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="Resize", scale=(2048, 448), keep_ratio=True),
+            dict(type="LoadAnnotations"),
+            dict(type="PackSegInputs"),
+        ],
+    ),
+)

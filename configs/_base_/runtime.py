@@ -1,0 +1,20 @@
+# What every evaluation shares: hooks, metric, processes. No device, no absolute path.
+custom_imports = dict(imports=["itaclip"])
+default_scope = "mmseg"
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
+    dist_cfg=dict(backend="nccl"),
+)
+default_hooks = dict(
+    timer=dict(type="IterTimerHook"),
+    logger=dict(type="LoggerHook", interval=10, log_metric_by_epoch=False),
+)
+custom_hooks = [dict(type="TrimMemoryHook")]
+log_processor = dict(by_epoch=False, window_size=10)
+log_level = "INFO"
+load_from = None
+resume = False
+
+test_cfg = dict(type="TestLoop")
+test_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])

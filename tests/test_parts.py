@@ -1,0 +1,170 @@
+"""Views, windows, refinement and post-processing, each against its formula or a law."""
+
+import cv2
+import numpy as np
+import pytest
+import reference
+import torch
+
+from itaclip import InputError
+from itaclip.postprocess import class_scores, close_labels, label_map, suppress_small_classes
+from itaclip.refinement import pamr, pamr_weights
+from itaclip.sliding_window import WindowAccumulator, sliding_windows, whole_image
+from itaclip.views import gaussian_blur, grayscale, make_views
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# ---- views --------------------------------------------------------------------------------------
+
+
+def test_flips_are_undone():
+    image, features = random(2, 3, 5, 7), random(2, 5, 7, 11)
+    for view in make_views(0.7):
+        if "flip" in view.name:
+            assert torch.equal(
+                view.undo(view.apply(features.movedim(-1, 1)).movedim(1, -1)), features
+            )
+            assert not torch.equal(view.apply(image), image)
+
+
+def test_weights_are_those_of_the_paper():
+    weights = {view.name: view.weight for view in make_views(0.7)}
+    assert weights == pytest.approx(
+        {"original": 0.7 / 3, "gray": 0.7 / 3, "blur": 0.7 / 3, "vflip": 0.15, "hflip": 0.15}
+    )
+    assert [view.name for view in make_views(None)] == ["original"]
+    assert [view.name for view in make_views(1.0)] == ["original", "gray", "blur"]
+
+
+@pytest.mark.parametrize("size", [(6, 7), (13, 29), (224, 31)])
+def test_gray_and_blur_equal_their_formulas(size):
+    image = random(3, *size)
+    torch.testing.assert_close(grayscale(image), reference.gray(image))
+    torch.testing.assert_close(gaussian_blur(image[None])[0], reference.blur(image))
+
+
+def test_a_window_too_small_to_blur_is_refused():
+    with pytest.raises(InputError, match="5 pixels"):
+        gaussian_blur(random(3, 5, 20))
+
+
+# ---- windows ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(224, 224), (336, 448), (100, 300), (225, 224), (601, 337)])
+def test_windows_cover_the_image_and_stay_inside(size):
+    grid = sliding_windows(size, (224, 224), (28, 28))
+    seen = torch.zeros(size)
+    for top in grid.tops:
+        for left in grid.lefts:
+            seen[top : top + grid.window[0], left : left + grid.window[1]] += 1
+    assert seen.min() >= 1
+    assert grid.tops[-1] + grid.window[0] == size[0]
+    assert grid.lefts[-1] + grid.window[1] == size[1]
+    assert grid.window == (min(224, size[0]), min(224, size[1]))
+
+
+def test_the_paper_counts_of_windows():
+    assert len(sliding_windows((336, 448), (224, 224), (28, 28))) == 45
+    assert len(sliding_windows((560, 1120), (224, 224), (28, 28))) == 429
+    assert len(sliding_windows((560, 1120), (224, 224), (112, 112))) == 36
+
+
+@pytest.mark.parametrize("output", [(61, 83), (120, 150), (29, 31), (3, 5)])
+def test_accumulation_equals_upsample_sum_divide_resize(output):
+    grid = sliding_windows((61, 83), (32, 48), (20, 28))
+    maps = random(len(grid.tops), len(grid.lefts), 2, 3, 7)
+    total, count = torch.zeros(7, 61, 83), torch.zeros(61, 83)
+    for i, top in enumerate(grid.tops):
+        for j, left in enumerate(grid.lefts):
+            up = reference.upsample(maps[i, j].permute(2, 0, 1), grid.window)
+            total[:, top : top + 32, left : left + 48] += up
+            count[top : top + 32, left : left + 48] += 1
+    expected = reference.upsample(total / count, output)
+    accumulator = WindowAccumulator(grid, (2, 3), output, 7)
+    for row, own in enumerate(maps):
+        accumulator.add_row(row, own)
+    torch.testing.assert_close(accumulator.result.permute(2, 0, 1), expected, atol=1e-5, rtol=0)
+
+
+def test_whole_mode_is_one_upsampling_and_one_resize():
+    grid = whole_image((45, 77))
+    maps = random(1, 3, 5, 2)
+    accumulator = WindowAccumulator(grid, (3, 5), (31, 90), 2)
+    accumulator.add_row(0, maps)
+    expected = reference.upsample(reference.upsample(maps[0].permute(2, 0, 1), (45, 77)), (31, 90))
+    torch.testing.assert_close(accumulator.result.permute(2, 0, 1), expected, atol=1e-5, rtol=0)
+
+
+# ---- refinement ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "dilations", "iterations"),
+    [((37, 53), (8, 16), 10), ((11, 13), (8, 16), 3), ((19, 7), (1, 2, 4), 5), ((1, 9), (3,), 2)],
+)
+def test_pamr_equals_its_formula(size, dilations, iterations):
+    guide, logits = random(3, *size), random(5, *size, seed=1)
+    guide[:, : size[0] // 2, : size[1] // 2] = 0.3  # a flat region: no deviation at all
+    expected = reference.pamr(logits, guide, iterations, dilations)
+    found = pamr(logits.permute(1, 2, 0).clone(), guide, iterations, dilations)
+    torch.testing.assert_close(found.permute(2, 0, 1), expected, atol=1e-5, rtol=0)
+
+
+def test_pamr_keeps_constants_and_chunks_agree(monkeypatch):
+    guide, logits = random(3, 23, 29), random(23, 29, 7, seed=1)
+    torch.testing.assert_close(pamr_weights(guide, (8, 16)).sum(-1), torch.ones(23 * 29))
+    assert (pamr(torch.full((23, 29, 2), 4.0), guide, 10, (8, 16)) - 4).abs().max() < 1e-5
+    whole = pamr(logits.clone(), guide, 4, (2, 3))
+    monkeypatch.setattr("itaclip.refinement._CHUNK_ELEMENTS", 23 * 29 * 3)
+    torch.testing.assert_close(pamr(logits.clone(), guide, 4, (2, 3)), whole)
+    assert torch.equal(pamr(logits.clone(), guide, 0, (2, 3)), logits)
+
+
+# ---- post-processing ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [[0, 1, 2], [0, 0, 0, 1, 2, 2, 3], [0] * 5, [0, 1, 1]])
+def test_scores_equal_softmax_and_grouped_maximum(classes, monkeypatch):
+    logits = random(len(classes), 13, 17)
+    expected = reference.class_scores(logits, classes, 7.0)
+    monkeypatch.setattr("itaclip.postprocess._STRIP_ELEMENTS", 100)
+    found = class_scores(logits.permute(1, 2, 0).contiguous(), classes, 7.0)
+    torch.testing.assert_close(found.permute(2, 0, 1), expected)
+
+
+def test_small_classes_lose_their_scores():
+    scores = torch.full((10, 10, 4), 0.1)
+    scores[:, :5, 0] = 0.9  # 50 pixels of background, which never counts
+    scores[:, 5:, 1] = 0.8  # 45
+    scores[:5, 5, 2] = 0.85  # 5 of 50: exactly 10 %
+    found = suppress_small_classes(scores.clone(), 0.1)
+    assert found[..., 2].max() == 0
+    assert found[..., 3].max() == 0
+    assert torch.equal(found[..., :2], scores[..., :2])
+    assert torch.equal(suppress_small_classes(scores.clone(), 0.0999)[..., 2], scores[..., 2])
+
+
+def test_unsure_pixels_become_class_0():
+    scores = torch.tensor([[[0.2, 0.7], [0.2, 0.3]]])
+    assert label_map(scores, 0.5, 0).tolist() == [[1, 0]]
+    assert label_map(scores, 0.0, 0).tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_closing_equals_opencv_and_the_pixel_loop(size):
+    labels = torch.from_numpy(np.random.default_rng(0).integers(0, 200, (23, 31)))
+    kernel = np.ones((size, size), np.uint8)
+    opencv = cv2.morphologyEx(labels.numpy().astype(np.uint8), cv2.MORPH_CLOSE, kernel)
+    found = close_labels(labels, size)
+    assert np.array_equal(found.numpy(), opencv)
+    assert torch.equal(found, reference.closing(labels, size))
+
+
+def test_closing_above_255_classes():
+    labels = torch.from_numpy(np.random.default_rng(1).integers(0, 70_000, (11, 13)))
+    assert torch.equal(close_labels(labels, 3), reference.closing(labels, 3))
+    assert close_labels(labels, 3).dtype == torch.int64
