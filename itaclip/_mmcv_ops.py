@@ -10,6 +10,7 @@ that guards its imports (onedl-mmsegmentation), is left alone.
 import importlib
 import importlib.util
 import sys
+import warnings
 from types import ModuleType
 
 _NEEDED = ("point_sample", "sigmoid_focal_loss")
@@ -32,12 +33,24 @@ class _OpsStandIn(ModuleType):
 
 
 def import_mmseg_models() -> ModuleType:
-    """Imports and returns ``mmseg.models``, with or without compiled mmcv operators."""
+    """Imports and returns ``mmseg.models``, with or without compiled mmcv operators.
+
+    Raises:
+        ImportError: mmcv or mmseg is not installed.
+    """
+    for name in ("mmcv", "mmseg"):
+        if importlib.util.find_spec(name) is None:
+            raise ImportError(
+                f"itaclip needs {name}, which is not installed: run `pip install 'itaclip[mmseg]'` "
+                "(mmsegmentation with mmcv-lite), or install your own variant of both."
+            )
     has_ops = importlib.util.find_spec("mmcv._ext") is not None
     if has_ops or "mmseg.models" in sys.modules or "mmcv.ops" in sys.modules:
         return importlib.import_module("mmseg.models")
     sys.modules["mmcv.ops"] = _OpsStandIn("mmcv.ops")
     try:
-        return importlib.import_module("mmseg.models")
+        with warnings.catch_warnings():  # of an attention layer that is not used here
+            warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformable")
+            return importlib.import_module("mmseg.models")
     finally:
         del sys.modules["mmcv.ops"]

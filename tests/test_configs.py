@@ -1,0 +1,137 @@
+"""Every shipped config through the whole Runner, on miniature data in the benchmarks' formats."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import PROJECT, random_clip
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmseg.registry import DATASETS
+
+from itaclip.evaluation import load_config, parse_arguments
+from itaclip.sliding_window import parse_test_cfg, sliding_windows
+from itaclip.vocabulary import load_vocabulary
+
+sys.path.insert(0, str(PROJECT / "tests" / "preparation"))
+import mini_datasets
+
+BENCHMARKS = (
+    "voc21", "voc20", "context60", "context59", "coco_object", "coco_stuff", "cityscapes", "ade20k",
+)  # fmt: skip
+CONFIGS = [
+    f"configs/{folder}cfg_{name}.py" for folder in ("", "naclip/", "sclip/") for name in BENCHMARKS
+]
+
+
+def config_of(path, *options):
+    return load_config(parse_arguments(["--config", str(PROJECT / path), *options]))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """All benchmarks, prepared from miniature raw downloads by the project's own command."""
+    raw = mini_datasets.make_all(tmp_path_factory.mktemp("raw"))
+    root = tmp_path_factory.mktemp("data")
+    checksum = ["--context-json-sha1", mini_datasets.context_json_sha1(raw)]
+    command = [sys.executable, "datasets/prepare.py", "all", "--raw", str(raw), *checksum]
+    command += ["--data-root", str(root), "--no-download", "--workers", "1"]
+    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return root
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    import torch
+
+    path = tmp_path_factory.mktemp("weights") / "small.pt"
+    torch.save(random_clip(width=64, text_layers=1).state_dict(), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_the_whole_runner(path, prepared, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr("itaclip.segmentor.imagenet_templates", lambda: ("a {}.", "the {}."))
+    config = config_of(path, "--work-dir", str(tmp_path))
+    dataset = config.test_dataloader.dataset
+    dataset.data_root = dataset.data_root.replace("data/", f"{prepared}/", 1)
+    config.test_dataloader.num_workers = 0
+    config.test_dataloader.persistent_workers = False
+    config.model.clip_model = weights
+    loaded = DATASETS.build(dict(dataset, _scope_="mmseg"))
+    assert len(loaded) >= 2
+    sample = loaded[0]
+    height, width = sample["data_samples"].ori_shape
+    assert sample["data_samples"].gt_sem_seg.shape == (height, width), "masks stay at full size"
+    assert min(sample["inputs"].shape[1:]) == dataset.pipeline[1].scale[1]
+    labels = np.unique(sample["data_samples"].gt_sem_seg.data)
+    assert set(labels) <= {*range(len(loaded.metainfo["classes"])), 255}
+    assert len(set(labels) - {255}) > 1
+    dataset.pipeline[1].scale = (2048, 80)  # for speed
+    if config.model.test_cfg.mode == "slide":
+        config.model.test_cfg.update(crop_size=(64, 64), stride=(32, 32))
+    metrics = Runner.from_cfg(config).test()
+    assert 0 <= metrics["mIoU"] <= 100
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_the_head_tells_the_cost(path):
+    text = (PROJECT / path).read_text()
+    passes, height, width = map(
+        int, re.search(r"Cost: (\d+) encoder pass\w* for (\d+)x(\d+) network", text).groups()
+    )
+    config = Config.fromfile(PROJECT / path)
+    sliding = parse_test_cfg(dict(config.model.test_cfg))
+    views = 5 if config.model.get("image_engineering_weight") else 1
+    windows = len(sliding_windows((height, width), *sliding)) if sliding else 1
+    assert passes == windows * views
+    if views == 5:
+        (cheaper,) = re.findall(r"; (\d+) with", text)
+        assert int(cheaper) == 5 * len(sliding_windows((height, width), sliding[0], (56, 56)))
+    assert f"python eval.py --config {path}" in text
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_thresholds_go_with_a_background(path):
+    model = Config.fromfile(PROJECT / path).model
+    assert (model.get("prob_thd", 0) > 0) == model.get("background", False)
+    vocabulary = load_vocabulary(
+        PROJECT / model.name_path,
+        model.get("auxiliary_text_path") and PROJECT / model.auxiliary_text_path,
+        model.get("background", False),
+    )
+    assert (vocabulary.auxiliary_texts[0] is None) == (
+        vocabulary.background or "auxiliary_text_path" not in model
+    )
+
+
+# DATASETS: stride, logit_scale, prob_thd, area_thd, α, λ of the five rows of ITACLIP's paper.
+PAPER = {
+    "coco_stuff": (28, 40, 0.0, None, 0.20, 0.75, "definitions", 448),
+    "coco_object": (28, 50, 0.1, None, 0.10, 0.75, "synonyms", 336),
+    "voc21": (28, 60, 0.1, 0.1, 0.05, 0.70, "definitions", 336),
+    "context60": (28, 55, 0.1, None, 0.15, 0.75, "definitions", 336),
+    "cityscapes": (28, 40, 0.0, None, 0.05, 0.70, "synonyms", 560),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_itaclip_settings_are_the_paper_s(name):
+    config = Config.fromfile(PROJECT / f"configs/cfg_{name}.py")
+    model = config.model
+    assert (
+        model.test_cfg.stride[0],
+        model.logit_scale,
+        model.get("prob_thd", 0.0),
+        model.get("area_thd"),
+        model.aux_text_weight,
+        model.image_engineering_weight,
+        model.auxiliary_text_path.split("_")[-1].removesuffix(".txt"),
+        config.test_dataloader.dataset.pipeline[1].scale[1],
+    ) == PAPER[name]
+    assert model.label_closing == 3
+    assert model.pamr == dict(num_iter=10, dilations=(8, 16))
+    assert (model.clip_model, model.attention) == ("ViT-B/16", "itaclip")
