@@ -165,8 +165,9 @@ class ITACLIPSegmentor(BaseSegmentor):
             )
         self.vocabulary = vocabulary
         self.register_buffer("text_features", features, persistent=False)  # Q, E
+        names = vocabulary.first_names
         self.dataset_meta = {
-            "classes": vocabulary.first_names,
+            "classes": ("background", *names[1:]) if vocabulary.background else names,
             "palette": _palette(vocabulary.num_classes),
         }
 

@@ -1,4 +1,10 @@
 # Cityscapes: 500 images, 19 classes.
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(2048, 560), keep_ratio=True),
+    dict(type="LoadAnnotations"),
+    dict(type="PackSegInputs"),
+]
 test_dataloader = dict(
     batch_size=1,
     num_workers=2,
@@ -11,11 +17,6 @@ test_dataloader = dict(
             img_path="leftImg8bit/val",
             seg_map_path="gtFine/val",
         ),
-        pipeline=[
-            dict(type="LoadImageFromFile"),
-            dict(type="Resize", scale=(2048, 560), keep_ratio=True),
-            dict(type="LoadAnnotations"),
-            dict(type="PackSegInputs"),
-        ],
+        pipeline=test_pipeline,
     ),
 )

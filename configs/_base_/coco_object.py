@@ -1,4 +1,10 @@
 # COCO-Object: the 80 things of COCO-Stuff 164k and background, 5000 images.
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(2048, 336), keep_ratio=True),
+    dict(type="LoadAnnotations"),
+    dict(type="PackSegInputs"),
+]
 test_dataloader = dict(
     batch_size=1,
     num_workers=2,
@@ -11,11 +17,6 @@ test_dataloader = dict(
             img_path="images/val2017",
             seg_map_path="annotations/val2017",
         ),
-        pipeline=[
-            dict(type="LoadImageFromFile"),
-            dict(type="Resize", scale=(2048, 336), keep_ratio=True),
-            dict(type="LoadAnnotations"),
-            dict(type="PackSegInputs"),
-        ],
+        pipeline=test_pipeline,
     ),
 )

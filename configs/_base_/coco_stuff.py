@@ -1,4 +1,10 @@
 # COCO-Stuff 164k: 5000 images, 171 classes.
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(2048, 448), keep_ratio=True),
+    dict(type="LoadAnnotations"),
+    dict(type="PackSegInputs"),
+]
 test_dataloader = dict(
     batch_size=1,
     num_workers=2,
@@ -11,11 +17,6 @@ test_dataloader = dict(
             img_path="images/val2017",
             seg_map_path="annotations/val2017",
         ),
-        pipeline=[
-            dict(type="LoadImageFromFile"),
-            dict(type="Resize", scale=(2048, 448), keep_ratio=True),
-            dict(type="LoadAnnotations"),
-            dict(type="PackSegInputs"),
-        ],
+        pipeline=test_pipeline,
     ),
 )

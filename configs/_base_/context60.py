@@ -1,4 +1,10 @@
 # Pascal Context with background: 5104 images, 60 classes.
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(2048, 336), keep_ratio=True),
+    dict(type="LoadAnnotations"),
+    dict(type="PackSegInputs"),
+]
 test_dataloader = dict(
     batch_size=1,
     num_workers=2,
@@ -12,11 +18,6 @@ test_dataloader = dict(
             seg_map_path="SegmentationClassContext",
         ),
         ann_file="ImageSets/SegmentationContext/val.txt",
-        pipeline=[
-            dict(type="LoadImageFromFile"),
-            dict(type="Resize", scale=(2048, 336), keep_ratio=True),
-            dict(type="LoadAnnotations"),
-            dict(type="PackSegInputs"),
-        ],
+        pipeline=test_pipeline,
     ),
 )

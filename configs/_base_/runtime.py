@@ -11,6 +11,8 @@ default_hooks = dict(
     logger=dict(type="LoggerHook", interval=10, log_metric_by_epoch=False),
 )
 custom_hooks = [dict(type="TrimMemoryHook")]
+vis_backends = [dict(type="LocalVisBackend")]
+visualizer = dict(type="SegLocalVisualizer", vis_backends=vis_backends, name="visualizer")
 log_processor = dict(by_epoch=False, window_size=10)
 log_level = "INFO"
 load_from = None

@@ -1,4 +1,9 @@
 # Storybook: drawn scenes, made at first use; 200 images in the test split.
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations"),
+    dict(type="PackSegInputs"),
+]
 test_dataloader = dict(
     batch_size=1,
     num_workers=2,
@@ -8,10 +13,6 @@ test_dataloader = dict(
         type="StorybookDataset",
         data_root="data/storybook",
         split="test",
-        pipeline=[
-            dict(type="LoadImageFromFile"),
-            dict(type="LoadAnnotations"),
-            dict(type="PackSegInputs"),
-        ],
+        pipeline=test_pipeline,
     ),
 )

@@ -1,4 +1,10 @@
 # Pascal VOC 2012 with background: 1449 images, 21 classes.
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(2048, 336), keep_ratio=True),
+    dict(type="LoadAnnotations"),
+    dict(type="PackSegInputs"),
+]
 test_dataloader = dict(
     batch_size=1,
     num_workers=2,
@@ -12,11 +18,6 @@ test_dataloader = dict(
             seg_map_path="SegmentationClass",
         ),
         ann_file="ImageSets/Segmentation/val.txt",
-        pipeline=[
-            dict(type="LoadImageFromFile"),
-            dict(type="Resize", scale=(2048, 336), keep_ratio=True),
-            dict(type="LoadAnnotations"),
-            dict(type="PackSegInputs"),
-        ],
+        pipeline=test_pipeline,
     ),
 )

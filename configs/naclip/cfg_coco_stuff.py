@@ -13,13 +13,10 @@ model = dict(
     precision="auto",
     test_cfg=dict(mode="slide", crop_size=(224, 224), stride=(112, 112)),
 )
-test_dataloader = dict(
-    dataset=dict(
-        pipeline=[
-            dict(type="LoadImageFromFile"),
-            dict(type="Resize", scale=(2048, 336), keep_ratio=True),
-            dict(type="LoadAnnotations"),
-            dict(type="PackSegInputs"),
-        ]
-    )
-)
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(2048, 336), keep_ratio=True),
+    dict(type="LoadAnnotations"),
+    dict(type="PackSegInputs"),
+]
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
