@@ -1,0 +1,14 @@
+"""Make the masks of Cityscapes in an extracted tree.
+
+    python datasets/cvt_cityscapes.py data/cityscapes -o data/cityscapes
+
+The same as ``prepare.py cityscapes`` for a tree that is extracted already.
+"""
+
+import sys
+
+from preparation.cityscapes import prepare
+from preparation.command import convert_tree
+
+if __name__ == "__main__":
+    sys.exit(convert_tree(__doc__.splitlines()[0], "cityscapes", prepare))

@@ -1,0 +1,14 @@
+"""Make the masks of COCO-Object in an extracted tree.
+
+    python datasets/cvt_coco_object.py data/coco_stuff164k -o data/coco_stuff164k
+
+The same as ``prepare.py coco_object`` for a tree that is extracted already.
+"""
+
+import sys
+
+from preparation.coco import prepare_object
+from preparation.command import convert_tree
+
+if __name__ == "__main__":
+    sys.exit(convert_tree(__doc__.splitlines()[0], "coco_object", prepare_object))

@@ -1,0 +1,127 @@
+"""Take the wanted members out of zip and tar files, and nothing else."""
+
+import contextlib
+import gzip
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from .errors import PreparationError
+
+DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,  # an unknown compression method
+    RuntimeError,  # an encrypted member
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A regular file in an archive.
+
+    Attributes:
+        path: the member's full name in the archive.
+        relative: its path below the folder that was looked for; safe to join to a folder.
+        size: number of bytes.
+        open: opens it for reading.
+    """
+
+    path: str
+    relative: PurePosixPath
+    size: int
+    open: Callable[[], IO[bytes]]
+
+
+def is_archive(path: Path) -> bool:
+    """Say whether a path looks like an archive that can be read here."""
+    return path.is_file() and path.name.lower().endswith((".zip", ".tar", ".tar.gz", ".tgz"))
+
+
+def relative_below(path: str, tails: tuple[str, ...], pattern: re.Pattern[str]) -> str | None:
+    """Return what follows one of the folders ``tails`` in ``path``, or None.
+
+    ``tails`` are endings of a folder's path, such as ``gtFine/val``; the file's own name must
+    match ``pattern`` in full.
+    """
+    anchored = "/" + path.replace("\\", "/")
+    for tail in tails:
+        _, found, rest = anchored.rpartition(f"/{tail}/")
+        if found and pattern.fullmatch(rest.rpartition("/")[2]):
+            return rest
+    return None
+
+
+@contextlib.contextmanager
+def open_members(
+    archive: Path, tails: tuple[str, ...], pattern: re.Pattern[str]
+) -> Iterator[list[Member]]:
+    """Give the members of an archive that lie below one of ``tails`` and match ``pattern``.
+
+    The members can be opened inside the ``with`` block.
+
+    Raises:
+        PreparationError: the archive is damaged or a member would lead outside its folder. Damage
+            met while members are read inside the block is reported in the same way.
+    """
+    try:
+        with contextlib.ExitStack() as stack:
+            if zipfile.is_zipfile(archive):
+                members = _zip_members(stack.enter_context(zipfile.ZipFile(archive)))
+            elif archive.name.lower().endswith(".zip"):
+                raise zipfile.BadZipFile("no zip directory at its end")
+            else:
+                members = _tar_members(stack.enter_context(tarfile.open(archive)))
+            wanted = []
+            for path, size, opener in members:
+                relative = relative_below(path, tails, pattern)
+                if relative is not None:
+                    wanted.append(Member(path, _safe(relative, path, archive), size, opener))
+            yield wanted  # in the archive's order: going back in a .tar.gz is slow
+    except DAMAGE as error:
+        raise PreparationError(
+            f"{archive}: this archive is damaged or incomplete ({error}); delete it and download "
+            "it again"
+        ) from None
+    except FileNotFoundError:
+        raise PreparationError(
+            f"{archive}: this archive does not exist; check the path given with --raw"
+        ) from None
+
+
+def _zip_members(file: zipfile.ZipFile) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
+    for info in file.infolist():
+        if not info.is_dir():
+            yield info.filename, info.file_size, lambda info=info: file.open(info)
+
+
+def _tar_members(file: tarfile.TarFile) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
+    for info in file:
+        # Links and devices are never followed: the benchmarks' archives have none.
+        if info.isreg():
+            yield info.name, info.size, lambda info=info: _open_in_tar(file, info)
+
+
+def _open_in_tar(file: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    opened = file.extractfile(info)
+    if opened is None:
+        raise tarfile.ReadError(f"member {info.name} cannot be opened")
+    return opened
+
+
+def _safe(relative: str, path: str, archive: Path) -> PurePosixPath:
+    parts = PurePosixPath(relative).parts
+    if not parts or any(part in ("..", "/", "") or ":" in part for part in parts):
+        raise PreparationError(
+            f"{archive}: member {path!r} leads outside its folder; do not trust this archive and "
+            "download it from the official place"
+        )
+    return PurePosixPath(*parts)

@@ -1,0 +1,179 @@
+"""What the command lines share: options, messages, exit codes, and the loop over benchmarks."""
+
+import argparse
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .benchmarks import BENCHMARKS, Benchmark
+from .errors import PreparationError
+from .manifest import SplitReport, manifest_path, read_manifest, write_manifest
+from .settings import Settings
+
+SPLITS = {"val": ("val",), "train": ("train",), "both": ("train", "val")}
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def default_workers() -> int:
+    """Return the number of processes to use: the usable cores, at most 16."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(16, len(os.sched_getaffinity(0)))
+    return min(16, os.cpu_count() or 1)
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every script of the preparation takes."""
+    parser.add_argument(
+        "--split",
+        choices=SPLITS,
+        default="val",
+        help="which images to prepare (default: val, all that evaluation needs)",
+    )
+    parser.add_argument(
+        "--workers",
+        "--nproc",
+        type=_workers,
+        default=default_workers(),
+        metavar="N",
+        help="processes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="make every mask again, even finished ones"
+    )
+
+
+def _workers(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a number of processes, but got {text!r}")
+    return int(text)
+
+
+def sha1_text(text: str) -> str:
+    """Parse a sha1 checksum from the command line."""
+    if not re.fullmatch(r"[0-9a-fA-F]{40}", text):
+        raise argparse.ArgumentTypeError(f"expected 40 hexadecimal digits, but got {text!r}")
+    return text.lower()
+
+
+def run(main: Callable[[], int]) -> int:
+    """Run a script's main function; print errors as one line, without a traceback."""
+    try:
+        return main()
+    except PreparationError as error:
+        return fail(error)
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted: what is finished stays; run the same command again to go on",
+            file=sys.stderr,
+        )
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        return fail(
+            f"{error.filename or 'input/output'}: {error.strerror or error}; check that "
+            "the place exists, is writable and has room"
+        )
+
+
+def fail(error: object) -> int:
+    """Print an error line and return the exit code for it."""
+    print(f"error: {error}", file=sys.stderr)
+    return EXIT_ERROR
+
+
+def prepare_benchmarks(names: Sequence[str], settings: Settings) -> int:
+    """Prepare benchmarks one after the other; return the exit code.
+
+    A benchmark that cannot be prepared does not keep the others from it. Benchmarks that share
+    their files are prepared once.
+    """
+    settings.check()
+    reports: dict[Callable[..., list[SplitReport]], list[SplitReport]] = {}
+    failures: dict[Callable[..., list[SplitReport]], PreparationError] = {}
+    for name in dict.fromkeys(names):
+        benchmark = BENCHMARKS[name]
+        tree = settings.data_root / benchmark.tree
+        recipe = benchmark.prepare
+        if recipe not in reports and recipe not in failures:
+            settings.remembered = _remembered_places(settings.data_root)
+            try:
+                reports[recipe] = recipe(settings, tree)
+            except PreparationError as error:
+                failures[recipe] = error
+                fail(f"{name}: {error}")
+        if recipe in reports:
+            finish(name, benchmark, reports[recipe], settings.say)
+    return EXIT_ERROR if failures else 0
+
+
+def finish(
+    name: str, benchmark: Benchmark, reports: list[SplitReport], say: Callable[[str], None]
+) -> None:
+    """Write the manifest of a prepared benchmark and say what was done."""
+    path = write_manifest(name, benchmark.classes, benchmark.images, reports)
+    for report in reports:
+        say(f"{name} {report.split}: {report.masks.total} masks, {report.masks.describe()}")
+        expected = benchmark.images[report.split]
+        if report.masks.total != expected:
+            say(
+                f"warning: {name} {report.split} should have {expected} images but has "
+                f"{report.masks.total}: scores will not be comparable to published ones"
+            )
+    say(f"{name}: manifest {path}")
+
+
+def _remembered_places(data_root: Path) -> list[Path]:
+    """Return raw folders that earlier runs used, so that they need not be named again."""
+    places = []
+    for name, benchmark in BENCHMARKS.items():
+        manifest = read_manifest(manifest_path(data_root / benchmark.tree, name))
+        for entry in manifest.get("splits", {}).values():
+            with contextlib.suppress(KeyError, TypeError):
+                places.append(Path(entry["raw"]))
+    return list(dict.fromkeys(places))
+
+
+def convert_tree(
+    description: str,
+    name: str,
+    prepare: Callable[..., list[SplitReport]],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run a thin script ``PATH -o OUT`` that converts one extracted tree.
+
+    Masks are written to ``OUT``, by default ``PATH`` itself; if they differ, images are linked.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("path", type=Path, metavar="PATH", help="the extracted download")
+    parser.add_argument(
+        "-o",
+        "--out-dir",
+        "--out_dir",
+        type=Path,
+        metavar="OUT",
+        help="where to write (default: PATH); images there are links, never copies",
+    )
+    add_common_options(parser)
+    args = parser.parse_args(argv)
+
+    def main() -> int:
+        if not args.path.is_dir():
+            raise PreparationError(
+                f"{args.path}: expected the folder of the extracted download; check the path"
+            )
+        tree = args.out_dir or args.path
+        settings = Settings(
+            data_root=tree,
+            raw=(args.path,),
+            splits=SPLITS[args.split],
+            workers=args.workers,
+            force=args.force,
+            may_download=False,
+        )
+        finish(name, BENCHMARKS[name], prepare(settings, tree, need_images=False), print)
+        return 0
+
+    return run(main)

@@ -1,0 +1,157 @@
+"""The scripts as a user runs them: output, exit codes, one-line errors, Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import mini_datasets as mini
+import pytest
+
+
+def run(script, *args, cwd=None):
+    return subprocess.run(
+        [sys.executable, str(mini.DATASETS_FOLDER / script), *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+    )
+
+
+def assert_one_line_error(result, *words):
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    for word in words:
+        assert word in result.stderr
+
+
+def test_prepare_twice(tmp_path):
+    raw = mini.make_coco(tmp_path / "raw")
+    args = ("coco_object", "coco_stuff", "--raw", raw, "--no-download", "--workers", 2)
+    first = run("prepare.py", *args, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "coco_object val: 3 masks, 3 written\n" in first.stdout
+    before = mini.snapshot(tmp_path / "data")
+    second = run("prepare.py", *args, cwd=tmp_path)
+    assert "coco_stuff val: 3 masks, 3 unchanged\n" in second.stdout
+    assert mini.snapshot(tmp_path / "data") == before
+
+
+def test_prepare_context_with_options(tmp_path):
+    raw = mini.make_context(tmp_path / "raw")
+    options = ("--context-json", raw / "trainval_merged.json", "--data-root", tmp_path / "d")
+    result = run("prepare.py", "context60", "--raw", raw, *options)
+    assert_one_line_error(result, "was expected", "--context-json-sha1")
+    options += ("--context-json-sha1", mini.context_json_sha1(raw))
+    assert run("prepare.py", "context60", "--raw", raw, *options).returncode == 0
+
+
+def test_prepare_needs_no_heavy_package(tmp_path):
+    """Torch, mmseg, SciPy and the project's package are not imported."""
+    raw = mini.make_all(tmp_path / "raw")
+    code = (
+        "import sys, prepare; code = prepare.main(sys.argv[1:]);"
+        "heavy = {'torch', 'mmseg', 'mmengine', 'mmcv', 'cv2', 'scipy', 'itaclip'};"
+        "print(heavy & {name.partition('.')[0] for name in sys.modules}); sys.exit(code)"
+    )
+    args = ["all", "--raw", raw, "--no-download", "--data-root", tmp_path / "data"]
+    args += ["--context-json-sha1", mini.context_json_sha1(raw), "--workers", 1]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=mini.DATASETS_FOLDER,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith("set()\n")
+
+
+def test_prepare_errors_are_one_line(tmp_path):
+    data = ("--data-root", tmp_path / "data")
+    result = run("prepare.py", "voc21", "--no-download", *data)
+    assert_one_line_error(result, "VOCtrainval_11-May-2012.tar", "--no-download")
+    result = run("prepare.py", "cityscapes", *data)
+    assert_one_line_error(result, "cityscapes-dataset.com", "leftImg8bit_trainvaltest.zip")
+    result = run("prepare.py", "voc21", "--raw", tmp_path / "nowhere", *data)
+    assert_one_line_error(result, "nowhere", "--raw")
+    result = run("prepare.py", "voc22", *data)
+    assert result.returncode == 2
+    assert "voc21" in result.stderr
+
+
+def test_help_explains_links():
+    result = run("prepare.py", "--help")
+    assert result.returncode == 0
+    assert "never copied" in result.stdout
+    assert "coco_stuff164k" in result.stdout
+
+
+def test_cvt_coco_object_with_its_old_command_line(tmp_path):
+    path, out = mini.make_coco(tmp_path / "raw", extracted=True), tmp_path / "out"
+    result = run("cvt_coco_object.py", path, "-o", out)
+    assert result.returncode == 0, result.stderr
+    for name, mask in mini.COCO_OBJECT_MASKS.items():
+        found = mini.read(out / f"annotations/val2017/{name}_instanceTrainIds.png")
+        assert found.tolist() == mask.tolist()
+    assert (out / "images/val2017").is_symlink()
+    # Without -o the masks go beside the raw ones; then the other conversion.
+    assert run("cvt_coco_object.py", path).returncode == 0
+    assert run("cvt_coco_stuff.py", path, "--nproc", 1).returncode == 0
+    assert len(list((path / "annotations/val2017").iterdir())) == 9
+    assert_one_line_error(run("cvt_coco_object.py", tmp_path / "no"), "expected the folder")
+
+
+def test_cvt_cityscapes_and_context(tmp_path):
+    city = mini.make_cityscapes(tmp_path / "city", extracted=True)
+    assert run("cvt_cityscapes.py", city).returncode == 0
+    for name, mask in mini.CITYSCAPES_MASKS.items():
+        found = mini.read(city / f"gtFine/val/{name}_gtFine_labelTrainIds.png")
+        assert found.tolist() == mask.tolist()
+    raw = mini.make_context(tmp_path / "context", extracted=True)
+    json, sha1 = raw / "trainval_merged.json", mini.context_json_sha1(raw)
+    tree = raw / "VOCdevkit/VOC2010"
+    assert_one_line_error(run("cvt_context.py", tree, json), "was expected")
+    result = run("cvt_context.py", tree, json, "--json-sha1", sha1)
+    assert result.returncode == 0, result.stderr
+    for name, mask in mini.CONTEXT_MASKS.items():
+        found = mini.read(tree / f"SegmentationClassContext/{name}.png")
+        assert found.tolist() == mask.tolist()
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+def test_ctrl_c_leaves_nothing_half_written(tmp_path):
+    raw = tmp_path / "raw"
+    rng = mini.np.random.default_rng(0)
+    for number in range(400):
+        mask = rng.integers(0, 11, (97, 101)).astype(mini.np.uint8)
+        name = f"{number:012d}"
+        files = {
+            f"images/val2017/{name}.jpg": b"never opened",
+            f"annotations/val2017/{name}.png": mini.label_png(mask),
+        }
+        mini.write_files(raw, files, None)
+    command = [sys.executable, str(mini.DATASETS_FOLDER / "prepare.py"), "coco_stuff"]
+    command += ["--raw", str(raw), "--data-root", str(tmp_path / "data"), "--workers", "2"]
+    folder = tmp_path / "data/coco_stuff164k/annotations/val2017"
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (folder.exists() and any(folder.iterdir())):
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to every process
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "run the same command again" in errors
+    done = sorted(folder.iterdir())
+    assert 0 < len(done) < 400
+    assert all(path.name.endswith("_labelTrainIds.png") for path in done)
+    times = {path: path.stat().st_mtime_ns for path in done}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert f"{400 - len(done)} written, {len(done)} unchanged" in result.stdout
+    assert {path: path.stat().st_mtime_ns for path in done} == times
