@@ -12,6 +12,7 @@ from .datasets import COCOObject164kDataset, StorybookDataset, VOC20Dataset  # n
 from .errors import InputError  # noqa: E402
 from .hooks import CheckClassesHook, OverlayHook, TrimMemoryHook  # noqa: E402
 from .segmentor import DenseFeatures, ITACLIPSegmentor  # noqa: E402
+from .label_files import LoadMappedAnnotations, SaveLabels  # noqa: E402
 from .vocabulary import Vocabulary  # noqa: E402
 
 __version__ = "0.1.0"
@@ -22,7 +23,9 @@ __all__ = [
     "DenseFeatures",
     "ITACLIPSegmentor",
     "InputError",
+    "LoadMappedAnnotations",
     "OverlayHook",
+    "SaveLabels",
     "StorybookDataset",
     "TrimMemoryHook",
     "VOC20Dataset",

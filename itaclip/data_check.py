@@ -175,7 +175,11 @@ def _no_images(dataset: Any) -> Problem:
 
 
 def _stem(sample: Mapping[str, Any], dataset: Any) -> str:
-    return os.path.basename(sample["img_path"]).removesuffix(dataset.img_suffix)
+    name, suffixes = os.path.basename(sample["img_path"]), dataset.img_suffix
+    for suffix in (suffixes,) if isinstance(suffixes, str) else suffixes:
+        if name.endswith(suffix):
+            return name.removesuffix(suffix)
+    return name
 
 
 def _check_list(dataset: Any) -> list[Problem]:
@@ -205,7 +209,8 @@ def _check_settings(dataset: Any) -> list[Problem]:
     problems = []
     name = type(dataset).__name__
     classes = dataset.metainfo.get("classes") or ()
-    if len(classes) > 255 and _configured_lookup(dataset) is None:
+    has_masks = "seg_map_path" in dataset.data_prefix
+    if has_masks and len(classes) > 255 and _configured_lookup(dataset) is None:
         message = f"has {len(classes)} classes, but masks of 8 bits tell at most 255 apart"
         problems.append(Problem("error", name, message))
     for transform in _transforms(dataset):

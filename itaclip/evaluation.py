@@ -1,16 +1,47 @@
-"""``eval.py``: mmengine's Runner on a config, with clear errors and pictures."""
+"""``eval.py``: checks, mmengine's Runner on a config, a record, and the paper's row beside it."""
 
 import argparse
+import difflib
+import inspect
 import os
+import re
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from mmseg.evaluation import IoUMetric
+from mmseg.registry import DATASETS, MODELS
 
 from .errors import InputError
 from .paths import resolve_path
+from .records import RecordHook
+
+_MAX_NAMED = 8  # labels named in one message
+
+
+class _Options(DictAction):
+    """mmengine's ``KEY=VALUE …``, with a usage message for what is not of that form."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        for value in values:
+            key, sign, _ = value.partition("=")
+            if not sign or not all(key.split(".")):
+                parser.error(
+                    f"{option_string}: expected KEY=VALUE, such as model.pamr=None, but got "
+                    f"{value!r}; quote values that hold spaces or brackets"
+                )
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except AssertionError as error:  # brackets that do not match
+            parser.error(f"{option_string}: {error}")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -26,15 +57,21 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=_Options,
         default={},
         help='changes of the config, such as model.pamr=None model.test_cfg.stride="(56, 56)"',
     )
     parser.add_argument(
-        "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher"
+        "--launcher",
+        choices=["none", "pytorch", "slurm", "mpi"],
+        default="none",
+        help="job launcher",
     )
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
+
+
+# ---- config -------------------------------------------------------------------------------------
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -51,14 +88,20 @@ def load_config(args: argparse.Namespace) -> Config:
         raise
     except Exception as error:  # a config is code: whatever it raises is the user's to mend
         raise InputError(
-            f"{path}: the config cannot be read ({type(error).__name__}: {error}); correct it, or "
-            "the --cfg-options."
+            f"{path}: the config cannot be read ({type(error).__name__}: {_one_line(error)}); "
+            "correct it, or the --cfg-options."
         ) from error
-    for key in ("model", "test_dataloader", "test_evaluator"):
-        if key not in config:
+    for key in ("model", "test_dataloader", "test_evaluator", "test_dataloader.dataset"):
+        outer, _, inner = key.partition(".")
+        if config.get(outer) is None or (inner and inner not in config[outer]):
             raise InputError(
                 f"{path}: expected the key {key!r}, but it is missing; see configs/ for examples."
             )
+    _check_model_keys(config.model, path)
+    config.setdefault("default_scope", "mmseg")
+    config.setdefault("test_cfg", ConfigDict(type="TestLoop"))
+    if config.test_dataloader.get("num_workers") == 0:  # torch refuses both together
+        config.test_dataloader.persistent_workers = False
     config.launcher = args.launcher
     config.work_dir = args.work_dir or str(Path("work_dirs") / path.stem)
     hooks = list(config.get("custom_hooks") or [])
@@ -70,14 +113,156 @@ def load_config(args: argparse.Namespace) -> Config:
         if hook["type"] == "OverlayHook":
             hook.setdefault("folder", str(Path(config.work_dir) / "overlays"))
     config.custom_hooks = hooks
+    evaluators = config.test_evaluator
+    for evaluator in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
+        if evaluator.get("type") == "SaveLabels":
+            evaluator.setdefault("folder", str(Path(config.work_dir) / "labels"))
     return config
 
 
+def _check_model_keys(model: ConfigDict, path: Path) -> None:
+    """Names a misspelt key of the model before anything is loaded."""
+    kind = MODELS.get(model["type"]) if isinstance(model.get("type"), str) else None
+    if kind is None:
+        raise InputError(
+            f"{path}: model.type: expected a registered segmentor, such as 'ITACLIPSegmentor', but "
+            f"got {model.get('type')!r}."
+        )
+    parameters = inspect.signature(kind).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    for key in model:
+        if key != "type" and key not in parameters:
+            similar = difflib.get_close_matches(key, parameters, n=1)
+            hint = f"; did you mean {similar[0]!r}?" if similar else "; remove it."
+            raise InputError(f"{path}: model.{key}: {model['type']} has no such key{hint}")
+
+
+@contextmanager
+def _building(path: Path) -> Iterator[None]:
+    """Turns what registries raise at an unknown type or key into a sentence about the config."""
+    try:
+        yield
+    except TypeError as error:
+        match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword .*?'(\w+)'", str(error))
+        if match is None:
+            raise
+        raise InputError(
+            f"{path}: {match[1]} takes no key {match[2]!r}; correct or remove it."
+        ) from error
+    except KeyError as error:
+        match = re.match(r"(\S+) is not in the (\S+) registry", str(error.args[0]))
+        if match is None:
+            raise
+        raise InputError(
+            f"{path}: type {match[1]!r} is not known (registry {match[2]}); correct it, or name "
+            "the module that registers it in custom_imports."
+        ) from error
+
+
+# ---- checks before and during a run -------------------------------------------------------------
+
+
+def check_data(config: Config, path: Path) -> None:
+    """Checks folders, names, counts and pairing of the test data; warnings are printed.
+
+    Raises:
+        InputError: listing all that is wrong, and the command that checks the rest.
+    """
+    from .data_check import check_cheap, check_places, format_problems, has_errors
+
+    settings = config.test_dataloader.dataset
+    problems = check_places(settings)
+    if not problems:
+        scope = config.default_scope
+        with _building(path), DefaultScope.overwrite_default_scope(scope):
+            # Lazily: an empty data set cannot be initialised.
+            dataset = DATASETS.build({**settings, "lazy_init": True})
+            problems = check_cheap(dataset)
+    lines = format_problems(problems)
+    if has_errors(problems):
+        raise InputError(
+            "\n".join(
+                [
+                    "the test data cannot be evaluated:",
+                    *(f"  {line}" for line in lines),
+                    f"  after mending, check it all: python datasets/check.py --config {path}",
+                ]
+            )
+        )
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
+class CheckLabelsHook(Hook):
+    """Refuses ground truth that mmseg would count wrongly: labels out of range, another size."""
+
+    def before_test(self, runner: Runner) -> None:
+        metrics = [m for m in runner.test_loop.evaluator.metrics if isinstance(m, IoUMetric)]
+        self._scored = any(not metric.format_only for metric in metrics)
+        self._ignored = {metric.ignore_index for metric in metrics}
+        self._classes = len(runner.test_dataloader.dataset.metainfo["classes"])
+
+    def before_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        if not self._scored:
+            return
+        for sample in data_batch["data_samples"]:
+            if "gt_sem_seg" not in sample:
+                raise InputError(
+                    f"{sample.img_path}: no mask was loaded, but IoUMetric needs one; add "
+                    "LoadAnnotations to the pipeline, or take test_evaluator=dict(_delete_=True, "
+                    "type='SaveLabels') to have labels without a score."
+                )
+            self._check(sample)
+
+    def _check(self, sample: object) -> None:
+        labels = sample.gt_sem_seg.data.squeeze(0).numpy()
+        name = sample.get("seg_map_path") or sample.img_path
+        expected = tuple(sample.ori_shape[:2])
+        if labels.shape != expected:
+            raise InputError(
+                f"{name}: expected a mask of {expected[0]}x{expected[1]} pixels (height x width) "
+                f"like its image, but it has {'x'.join(map(str, labels.shape))}; make it again."
+            )
+        if labels.min() >= 0 and labels.max() < self._classes:
+            return
+        found = np.unique(labels)
+        wrong = [v for v in found if not 0 <= v < self._classes and v not in self._ignored]
+        if wrong:
+            ignored = " or ".join(str(index) for index in sorted(self._ignored))
+            raise InputError(
+                f"{name}: the mask holds the label {', '.join(map(str, wrong[:_MAX_NAMED]))}, but "
+                f"labels go from 0 to {self._classes - 1}, or {ignored} to be ignored; convert the "
+                "masks, or give LoadMappedAnnotations their raw values."
+            )
+
+
+# ---- the tool -----------------------------------------------------------------------------------
+
+
 def evaluate(arguments: Sequence[str] | None = None) -> dict[str, float]:
-    """Runs an evaluation and returns its metrics."""
-    args = parse_arguments(arguments)
+    """Runs an evaluation, writes its record, prints the comparison, and returns its metrics."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    args = parse_arguments(given)
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    return Runner.from_cfg(load_config(args)).test()
+    config = load_config(args)
+    path = resolve_path(args.config, "--config")
+    settings = config.to_dict()
+    check_data(config, path)
+    with _building(path):
+        runner = Runner.from_cfg(config)
+    record = RecordHook(
+        settings, path, shlex.join(["python", "eval.py", *given]), options=args.cfg_options
+    )
+    runner.register_hook(CheckLabelsHook(), priority="VERY_HIGH")
+    runner.register_hook(record, priority="LOWEST")
+    with _building(path):
+        metrics = runner.test()
+    if is_main_process():
+        print("\n".join(record.summary))
+    return metrics
 
 
 def run_tool(main: Callable[[], object]) -> int:
@@ -88,11 +273,30 @@ def run_tool(main: Callable[[], object]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:  # mmengine's registry wraps what a constructor raises
-            if isinstance(cause, (InputError, FileNotFoundError)):
-                print(f"error: {cause}", file=sys.stderr)
-                return 2
-            cause = cause.__cause__ or cause.__context__
-        raise
+        message = _input_message(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _input_message(error: BaseException) -> str | None:
+    """The message of the bad input behind an error; None where there is none.
+
+    mmengine's registry and data loaders' processes wrap what is raised inside them.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InputError | FileNotFoundError) or (
+            cause is error and isinstance(error, OSError)
+        ):
+            # A data loader's process sends its traceback as the message.
+            message = re.sub(r"(?s)^Caught \w+ in .*\n[\w.]*(?:Error|Exception): ", "", str(cause))
+            return message.strip()
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

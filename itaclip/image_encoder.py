@@ -102,8 +102,12 @@ class ImageEncoder(nn.Module):
 
     def embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens before the first block, (B, N, D) fp32."""
-        visual = self.visual
-        patches = visual.conv1(images).flatten(2).transpose(1, 2)
+        visual, (h, w), p = self.visual, grid, self.patch_size
+        # The convolution's patches do not overlap, so it is one matrix product; unlike cuDNN's
+        # convolution, this is never lowered to TF32 unasked.
+        pixels = images[..., : h * p, : w * p].unflatten(-1, (w, p)).unflatten(-3, (h, p))
+        pixels = pixels.permute(0, 2, 4, 1, 3, 5).reshape(len(images), h * w, -1)  # 3, p, p last
+        patches = F.linear(pixels, visual.conv1.weight.flatten(1))
         cls = visual.class_embedding.expand(len(images), 1, -1)
         tokens = torch.cat([cls, patches], dim=1)
         return visual.ln_pre(tokens + resize_positions(visual.positional_embedding, grid))

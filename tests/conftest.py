@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.visualization import Visualizer
 
 import itaclip  # noqa: F401  (lets mmseg import without compiled operators)
 
@@ -18,6 +20,14 @@ PROJECT = Path(__file__).resolve().parents[1]
 def own_cache(tmp_path_factory):
     """No test reads or fills the user's text cache."""
     os.environ["ITACLIP_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def fresh_loggers():
+    """Runners that start in the same second would otherwise share a closed logger."""
+    yield
+    for manager in (MMLogger, MessageHub, Visualizer):
+        manager._instance_dict.clear()
 
 
 def random_clip(seed=0, patch=16, resolution=64, layers=12, width=128, text_layers=2, embed=32):

@@ -1,0 +1,59 @@
+"""The table over recipes, on two pictures."""
+
+import json
+import sys
+
+import pytest
+from conftest import PROJECT
+
+sys.path.insert(0, str(PROJECT / "tools"))
+import compare_recipes
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+from itaclip.evaluation import load_config, parse_arguments
+
+
+@pytest.fixture
+def small_config(tmp_path):
+    config = Config.fromfile(PROJECT / "configs/cfg_storybook.py")
+    config.test_dataloader.dataset.data_root = str(tmp_path / "storybook")
+    config.test_dataloader.dataset.split = "val"
+    config.test_dataloader.dataset.indices = 2
+    config.model.test_cfg.stride = (112, 112)
+    path = tmp_path / "small.py"
+    config.dump(path)
+    return path
+
+
+def test_cells_equal_an_evaluation(small_config, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "table.json"
+    arguments = ["--config", str(small_config), "--recipes", "clip", "itaclip", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["compare_recipes.py", *arguments])
+    compare_recipes.main()
+    results = json.loads(out.read_text())
+    assert results["images"] == 2
+    table = compare_recipes.render(results)
+    assert table in capsys.readouterr().out
+    assert table.count("\n") == 3
+    cells = results["mIoU"]["itaclip"]
+    assert len({cells[column] for column in cells}) > 1, "the modules change nothing"
+
+    runs = {"all": [], "+PAMR": ["model.image_engineering_weight=None", "model.aux_text_weight=0.0"]}
+    for column, options in runs.items():
+        options = ["--cfg-options", "model.attention=itaclip", *options]
+        options += ["test_dataloader.num_workers=0", "test_dataloader.persistent_workers=False"]
+        command = ["--config", str(small_config), "--work-dir", str(tmp_path / "run"), *options]
+        metrics = Runner.from_cfg(load_config(parse_arguments(command))).test()
+        assert metrics["mIoU"] == pytest.approx(cells[column], abs=0.02)
+
+
+def test_no_views_to_compare_is_an_error():
+    from itaclip import InputError
+
+    config = Config.fromfile(PROJECT / "configs/cfg_storybook.py")
+    config.model.image_engineering_weight = None
+    init_default_scope("mmseg")
+    with pytest.raises(InputError, match="image_engineering_weight"):
+        compare_recipes.evaluate_recipe(config, "clip", None, 0)
