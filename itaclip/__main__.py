@@ -18,7 +18,8 @@ def main() -> None:
     if args.clear:
         print(f"{store.folder}: removed {store.clear()} entries ({size / 1e6:.1f} MB)")
     else:
-        print(f"{store.folder}: {count} entries, {size / 1e6:.1f} MB of {store.max_bytes / 1e6:.0f}")
+        limit = store.max_bytes / 1e6
+        print(f"{store.folder}: {count} entries, {size / 1e6:.1f} MB of {limit:.0f}")
 
 
 if __name__ == "__main__":

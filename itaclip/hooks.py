@@ -21,8 +21,8 @@ from .visualization import contact_sheet, overlay_with_legend, save_picture
 class TrimMemoryHook(Hook):
     """Gives freed memory back to the system after every image.
 
-    glibc keeps freed arenas, so that a long evaluation on a CPU grows by tens of MB an image without
-    any leak. Elsewhere than on Linux with glibc this does nothing.
+    glibc keeps freed arenas, so that a long evaluation on a CPU grows by tens of MB an image
+    without any leak. Elsewhere than on Linux with glibc this does nothing.
     """
 
     def after_test_iter(self, *args: object, **kwargs: object) -> None:
@@ -52,12 +52,6 @@ class CheckClassesHook(Hook):
                 f"({vocabulary.source_of(0)} …), but {type(dataset).__name__} has {len(classes)}; "
                 "give a line for every class of the data set, in its order."
             )
-        if not len(dataset):
-            raise InputError(
-                f"test_dataloader.dataset: no image found under {dataset.data_prefix.get('img_path')}"
-                f" with suffix {getattr(dataset, 'img_suffix', '')!r}; prepare the data set, or "
-                "correct data_root."
-            )
 
 
 def _unwrapped(model):
@@ -66,7 +60,7 @@ def _unwrapped(model):
 
 @HOOKS.register_module()
 class OverlayHook(Hook):
-    """Writes prediction beside ground truth for every image, and a contact sheet of the first ones.
+    """Writes prediction beside ground truth for every image, and a sheet of the first ones.
 
     Args:
         folder: where; one PNG per image, and ``sheet.png``.

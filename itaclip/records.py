@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ class RecordHook(Hook):
         model = getattr(runner.model, "module", runner.model)
         return {
             "format": FORMAT,
-            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": self.command,
             "config": config_entry(self.config, self.config_path, self.options),
             "paper": self.config.get("paper"),

@@ -20,7 +20,8 @@ def test_linked_files_exist():
 
 
 def test_named_scripts_and_configs_exist():
-    named = set(re.findall(r"\b((?:configs|tools|datasets|benchmarks|tests)/[\w/]+\.(?:py|txt))", README))
+    folders = "configs|tools|datasets|benchmarks|tests"
+    named = set(re.findall(rf"\b((?:{folders})/[\w/]+\.(?:py|txt))", README))
     assert len(named) > 8
     assert [path for path in sorted(named) if not (PROJECT / path).exists()] == []
 

@@ -40,7 +40,8 @@ def test_cells_equal_an_evaluation(small_config, tmp_path, monkeypatch, capsys):
     cells = results["mIoU"]["itaclip"]
     assert len({cells[column] for column in cells}) > 1, "the modules change nothing"
 
-    runs = {"all": [], "+PAMR": ["model.image_engineering_weight=None", "model.aux_text_weight=0.0"]}
+    off = ["model.image_engineering_weight=None", "model.aux_text_weight=0.0"]
+    runs = {"all": [], "+PAMR": off}
     for column, options in runs.items():
         options = ["--cfg-options", "model.attention=itaclip", *options]
         options += ["test_dataloader.num_workers=0", "test_dataloader.persistent_workers=False"]
