@@ -47,40 +47,32 @@ def class_scores(logits: Tensor, query_classes: Sequence[int], logit_scale: floa
     return out.view(height, width, classes)
 
 
-def suppress_small_classes(scores: Tensor, area_thd: float) -> Tensor:
-    """Zeroes the scores of classes 1 … C-1 that win too small an area (SCLIP's area rule).
+def class_areas(scores: Tensor) -> Tensor:
+    """Number of pixels (H, W, C) → (C,) where each class has the best score."""
+    return scores.argmax(dim=-1).flatten().bincount(minlength=scores.shape[-1])
 
-    A class goes when its argmax area is at most ``area_thd`` times the area of all classes but 0.
 
-    Args:
-        scores: (H, W, C), overwritten.
+def small_classes(areas: Tensor, area_thd: float) -> Tensor:
+    """Classes that the area rule leaves out (SCLIP's code): indices.
+
+    A class goes when its area is at most ``area_thd`` times the area of all classes but 0.
     """
-    area = best_class(scores)[1].flatten().bincount(minlength=scores.shape[-1])
-    small = area <= area_thd * area[1:].sum()
+    small = areas <= area_thd * areas[1:].sum()
     small[0] = False
-    scores[..., small.nonzero().flatten()] = 0
-    return scores
+    return small.nonzero().flatten()
 
 
-def best_class(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The best score and its class (the first of equals) at every pixel, each (H, W)."""
-    return scores.max(dim=-1)
-
-
-def label_map(scores: Tensor, prob_thd: float, label_closing: int) -> Tensor:
-    """Labels from class scores.
+def label_map(scores: Tensor, prob_thd: float) -> Tensor:
+    """The class of the best score, the first of equals; class 0 where it is below ``prob_thd``.
 
     Args:
         scores: (H, W, C).
-        prob_thd: pixels whose best score is below become class 0.
-        label_closing: side of the square of a morphological closing of the class indices; 0 = off.
 
     Returns:
         (H, W) int64.
     """
-    best, labels = best_class(scores)
-    labels.masked_fill_(best < prob_thd, 0)
-    return close_labels(labels, label_closing) if label_closing else labels
+    best, labels = scores.max(dim=-1)
+    return labels.masked_fill_(best < prob_thd, 0)
 
 
 def close_labels(labels: Tensor, size: int) -> Tensor:

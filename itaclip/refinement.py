@@ -70,6 +70,11 @@ def pamr(scores: Tensor, guide: Tensor, num_iter: int, dilations: Sequence[int])
     return scores
 
 
+def reach(num_iter: int, dilations: Sequence[int]) -> int:
+    """How many rows away a pixel can influence another one through refinement."""
+    return num_iter * max(dilations)
+
+
 def pamr_weights(guide: Tensor, dilations: Sequence[int]) -> Tensor:
     """Affinity of every pixel with its neighbours.
 

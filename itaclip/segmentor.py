@@ -1,6 +1,6 @@
 """The registered segmentor: text once, then views → windows → features → scores → labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +21,17 @@ from .errors import InputError
 from .image_encoder import ImageEncoder
 from .memory import run_in_batches
 from .paths import resolve_path
-from .postprocess import check_postprocess, class_scores, label_map, suppress_small_classes
-from .refinement import pamr, parse_pamr
+from .postprocess import (
+    check_postprocess,
+    class_areas,
+    class_scores,
+    close_labels,
+    label_map,
+    small_classes,
+)
+from .refinement import pamr, parse_pamr, reach
 from .sliding_window import (
-    WindowAccumulator,
+    WindowAssembler,
     WindowGrid,
     parse_test_cfg,
     sliding_windows,
@@ -38,6 +45,8 @@ from .vocabulary import Vocabulary, load_vocabulary
 
 # A progress bar within one image appears above this number of windows.
 _MANY_WINDOWS = 500
+# Labels without scores are made in strips of about this many pixels times queries (256 MB).
+_STRIP_ELEMENTS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,9 @@ class ITACLIPSegmentor(BaseSegmentor):
         test_cfg: ``dict(mode='slide', crop_size=…, stride=…)`` or ``dict(mode='whole')``.
         vocabulary: given instead of ``name_path`` and ``auxiliary_text_path`` from Python.
         text_cache: keep text features on disk for later starts.
-        window_batch: windows times views in one batch; None fits the device.
+        window_batch: windows in one batch; None fits the device.
+        return_scores: False leaves ``seg_logits`` out and makes labels in strips, which bounds the
+            memory of large images and vocabularies.
         pretrained, train_cfg, init_cfg: accepted because mmseg's helpers pass them; must be None.
         data_preprocessor: as in mmseg; by default BGR → RGB and CLIP's mean and deviation.
 
@@ -101,6 +112,7 @@ class ITACLIPSegmentor(BaseSegmentor):
         vocabulary: Vocabulary | None = None,
         text_cache: bool = True,
         window_batch: int | None = None,
+        return_scores: bool = True,
         pretrained: None = None,
         train_cfg: None = None,
         data_preprocessor: Mapping | torch.nn.Module | None = None,
@@ -129,7 +141,7 @@ class ITACLIPSegmentor(BaseSegmentor):
         self.pamr = parse_pamr(pamr)
         self.sliding = parse_test_cfg(dict(test_cfg or {"mode": "slide"}))
         self.views = make_views(image_engineering_weight)
-        self.window_batch = window_batch
+        self.window_batch, self.return_scores = window_batch, return_scores
         self.text_cache = TextCache() if text_cache else None
         self.aux_text_weight = _checked_weight(aux_text_weight)
         if vocabulary is None:
@@ -198,27 +210,31 @@ class ITACLIPSegmentor(BaseSegmentor):
         Returns:
             (H, W, Q) fp32.
         """
-        kept = isinstance(image, DenseFeatures)
-        windows = image.windows if kept else self._windows(image)
-        per_row = len(windows.lefts)
-        rows = image.features.split(per_row) if kept else self._row_features(image, windows)
-        accumulator = WindowAccumulator(
-            windows,
-            self.image_encoder.grid(windows.window),
-            output_size or windows.image_size,
-            len(self.text_features),
-            self.text_features.device,
-        )
-        for index, features in enumerate(rows):
-            with stage("upsampling"):
-                accumulator.add_row(index, features @ self.text_features.T)
-        return accumulator.result
+        windows, rows = self._rows_of(image)
+        assemble = self._assembler(windows, output_size or windows.image_size)
+        return assemble(self._similarities(features) for features in rows)
+
+    def _rows_of(self, image: Tensor | DenseFeatures) -> tuple[WindowGrid, Iterable[Tensor]]:
+        """The windows, and the fused features (K, h, w, E) of each row of them."""
+        if isinstance(image, DenseFeatures):
+            return image.windows, image.features.split(len(image.windows.lefts))
+        windows = self._windows(image)
+        return windows, self._row_features(image, windows)
+
+    def _assembler(self, windows: WindowGrid, output_size: tuple[int, int]) -> WindowAssembler:
+        patches = self.image_encoder.grid(windows.window)
+        return WindowAssembler(windows, patches, output_size, self.text_features.device)
+
+    def _similarities(self, features: Tensor) -> Tensor:
+        """(…, E) → (…, Q)."""
+        with stage("upsampling"):
+            return features @ self.text_features.T
 
     def _windows(self, image: Tensor) -> WindowGrid:
         size = tuple(image.shape[-2:])
         return sliding_windows(size, *self.sliding) if self.sliding else whole_image(size)
 
-    def _row_features(self, image: Tensor, windows: WindowGrid):
+    def _row_features(self, image: Tensor, windows: WindowGrid) -> Iterator[Tensor]:
         """Yields the fused features (K, h, w, E) of each row of windows, in order."""
         batches = run_in_batches(
             self._window_features,
@@ -259,16 +275,59 @@ class ITACLIPSegmentor(BaseSegmentor):
         Returns:
             (H, W, C) in [0, 1].
         """
+        scores = self._class_scores(logits, _resized(guide, tuple(logits.shape[:2])))
+        if self.area_thd is not None:
+            with stage("post-processing"):
+                scores[..., small_classes(class_areas(scores), self.area_thd)] = 0
+        return scores
+
+    def _class_scores(self, logits: Tensor, guide: Tensor) -> Tensor:
+        """Refinement, softmax and grouping: (H, W, Q), overwritten, and (3, H, W) → (H, W, C)."""
         if self.pamr is not None:
             with stage("refinement"):
-                size = tuple(logits.shape[:2])
-                guide = F.interpolate(guide[None].float(), size=size, mode="bilinear")[0]
                 logits = pamr(logits, guide, **self.pamr)
         with stage("post-processing"):
-            scores = class_scores(logits, self.vocabulary.query_classes, self.logit_scale)
-            if self.area_thd is not None:
-                scores = suppress_small_classes(scores, self.area_thd)
-        return scores
+            return class_scores(logits, self.vocabulary.query_classes, self.logit_scale)
+
+    @torch.no_grad()
+    def labels(self, image: Tensor, output_size: tuple[int, int]) -> Tensor:
+        """Labels (H, W) of one image without ever holding all its scores.
+
+        The output is made in strips of rows, each with as many rows around it as refinement can
+        reach, so that the labels are those of :meth:`scores`. With the area rule, strips are made
+        twice where a class is left out.
+
+        Args:
+            image: (3, H', W') CLIP-normalised.
+            output_size: (H, W).
+        """
+        windows, rows = self._rows_of(image)
+        assemble = self._assembler(windows, output_size)
+        maps = [self._similarities(features) for features in rows]
+        guide = _resized(image, output_size)
+        halo = reach(**self.pamr) if self.pamr else 0
+        height, width = output_size
+        step = max(_STRIP_ELEMENTS // (width * len(self.text_features)), halo, 1)
+
+        def strips() -> Iterator[Tensor]:
+            for top in range(0, height, step):
+                bottom = min(top + step, height)
+                first, last = max(0, top - halo), min(height, bottom + halo)
+                with stage("upsampling"):
+                    logits = assemble(maps, (first, last))
+                scores = self._class_scores(logits, guide[:, first:last])
+                yield scores[top - first : bottom - first]
+
+        left_out = None
+        if self.area_thd is not None:
+            areas = sum(class_areas(scores) for scores in strips())
+            left_out = small_classes(areas, self.area_thd)
+        parts = []
+        for scores in strips():
+            if left_out is not None:
+                scores[..., left_out] = 0
+            parts.append(label_map(scores, self.prob_thd))
+        return torch.cat(parts)
 
     # ---- mmseg's interface ----------------------------------------------------------------------
 
@@ -292,18 +351,21 @@ class ITACLIPSegmentor(BaseSegmentor):
         for image, sample in zip(inputs, samples, strict=True):
             image = _without_padding(image, sample.metainfo)
             output_size = tuple(sample.metainfo.get("ori_shape", image.shape[-2:])[:2])
-            scores = self.scores(self.query_logits(image, output_size), image)
-            if sample.metainfo.get("flip"):
-                vertical = sample.metainfo.get("flip_direction") == "vertical"
-                scores = scores.flip(0 if vertical else 1)
-            with stage("post-processing"):
-                labels = label_map(scores, self.prob_thd, self.label_closing)
-            sample.set_data(
-                {
-                    "seg_logits": PixelData(data=scores.permute(2, 0, 1)),
-                    "pred_sem_seg": PixelData(data=labels.unsqueeze(0)),
-                }
-            )
+            flip = _flipped_axis(sample.metainfo)
+            data = {}
+            if self.return_scores:
+                scores = self.scores(self.query_logits(image, output_size), image)
+                scores = scores if flip is None else scores.flip(flip)
+                data["seg_logits"] = PixelData(data=scores.permute(2, 0, 1))
+                with stage("post-processing"):
+                    labels = label_map(scores, self.prob_thd)
+            else:
+                labels = self.labels(image, output_size)
+                labels = labels if flip is None else labels.flip(flip)
+            if self.label_closing:
+                with stage("post-processing"):
+                    labels = close_labels(labels, self.label_closing)
+            sample.set_data({**data, "pred_sem_seg": PixelData(data=labels.unsqueeze(0))})
         return list(samples)
 
     def encode_decode(self, inputs: Tensor, batch_data_samples: object = None) -> Tensor:
@@ -338,6 +400,18 @@ def _without_padding(image: Tensor, meta: Mapping) -> Tensor:
     left, right, top, bottom = padding
     height, width = image.shape[-2:]
     return image[:, top : height - bottom, left : width - right]
+
+
+def _flipped_axis(meta: Mapping) -> int | None:
+    """The axis of (H, W) along which a test-time augmentation flipped the input."""
+    if not meta.get("flip"):
+        return None
+    return 0 if meta.get("flip_direction") == "vertical" else 1
+
+
+def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(3, H', W') → (3, H, W), bilinear, fp32."""
+    return F.interpolate(image[None].float(), size=size, mode="bilinear")[0]
 
 
 def _palette(classes: int) -> list[list[int]]:

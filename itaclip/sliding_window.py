@@ -9,7 +9,7 @@ windows after the other is added into the output: the cost grows linearly with t
 Shapes: H, W pixels; h, w patches of a window; R, K rows and columns of windows; Q channels (last).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -106,14 +106,13 @@ def _pair(value: object, key: str) -> tuple[int, int]:
     )
 
 
-class WindowAccumulator:
-    """Adds similarity maps of windows into one map of the output's size.
+class WindowAssembler:
+    """Puts the similarity maps of windows together at the output's size.
 
     Args:
         grid: the windows.
         patches: (h, w) patches of a window.
-        output_size: (H, W) of the result.
-        channels: Q.
+        output_size: (H, W) of the whole result.
     """
 
     def __init__(
@@ -121,24 +120,38 @@ class WindowAccumulator:
         grid: WindowGrid,
         patches: tuple[int, int],
         output_size: tuple[int, int],
-        channels: int,
         device: torch.device | None = None,
     ) -> None:
-        self.grid = grid
-        height, width = output_size
+        self.output_size = output_size
         starts = (grid.tops, grid.lefts)
         axes = zip(starts, grid.window, patches, grid.image_size, output_size, strict=True)
         self._rows, self._columns = (_axis_operators(*axis, device) for axis in axes)
-        self.result = torch.zeros(height, width, channels, device=device)  # H, W, Q
-        self._strip = torch.zeros(patches[0], width, channels, device=device)  # h, W, Q
 
-    def add_row(self, row: int, maps: Tensor) -> None:
-        """Adds the maps (K, h, w, Q) of the windows in row ``row``."""
-        strip = self._strip.zero_()
-        for (start, stop, operator), own in zip(self._columns, maps, strict=True):
-            strip[:, start:stop] += operator @ own  # (W', w) @ (h, w, Q)
-        start, stop, operator = self._rows[row]
-        self.result[start:stop].flatten(1).addmm_(operator, strip.flatten(1))
+    def __call__(self, maps: Iterable[Tensor], rows: tuple[int, int] | None = None) -> Tensor:
+        """The assembled map, or a strip of it.
+
+        Args:
+            maps: for each row of windows, in order, the maps (K, h, w, Q) of its windows.
+            rows: first row and last row + 1 of the output; None takes all.
+
+        Returns:
+            (H, W, Q).
+        """
+        first, last = rows or (0, self.output_size[0])
+        result = None
+        for (start, stop, operator), own in zip(self._rows, maps, strict=True):
+            if result is None:
+                result = own.new_zeros(last - first, self.output_size[1], own.shape[-1])
+                strip = own.new_empty(own.shape[1], *result.shape[1:])  # h, W, Q
+            top, bottom = max(start, first), min(stop, last)
+            if top >= bottom:
+                continue
+            strip.zero_()
+            for (left, right, columns), window in zip(self._columns, own, strict=True):
+                strip[:, left:right] += columns @ window  # (W', w) @ (h, w, Q)
+            target = result[top - first : bottom - first].flatten(1)
+            target.addmm_(operator[top - start : bottom - start], strip.flatten(1))
+        return result
 
 
 def _axis_operators(

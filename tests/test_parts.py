@@ -7,9 +7,15 @@ import reference
 import torch
 
 from itaclip import InputError
-from itaclip.postprocess import class_scores, close_labels, label_map, suppress_small_classes
+from itaclip.postprocess import (
+    class_areas,
+    class_scores,
+    close_labels,
+    label_map,
+    small_classes,
+)
 from itaclip.refinement import pamr, pamr_weights
-from itaclip.sliding_window import WindowAccumulator, sliding_windows, whole_image
+from itaclip.sliding_window import WindowAssembler, sliding_windows, whole_image
 from itaclip.views import gaussian_blur, grayscale, make_views
 
 
@@ -84,19 +90,18 @@ def test_accumulation_equals_upsample_sum_divide_resize(output):
             total[:, top : top + 32, left : left + 48] += up
             count[top : top + 32, left : left + 48] += 1
     expected = reference.upsample(total / count, output)
-    accumulator = WindowAccumulator(grid, (2, 3), output, 7)
-    for row, own in enumerate(maps):
-        accumulator.add_row(row, own)
-    torch.testing.assert_close(accumulator.result.permute(2, 0, 1), expected, atol=1e-5, rtol=0)
+    assemble = WindowAssembler(grid, (2, 3), output)
+    torch.testing.assert_close(assemble(maps).permute(2, 0, 1), expected, atol=1e-5, rtol=0)
+    middle = (output[0] // 3, output[0] - 1)
+    torch.testing.assert_close(assemble(maps, middle), assemble(maps)[slice(*middle)])
 
 
 def test_whole_mode_is_one_upsampling_and_one_resize():
     grid = whole_image((45, 77))
     maps = random(1, 3, 5, 2)
-    accumulator = WindowAccumulator(grid, (3, 5), (31, 90), 2)
-    accumulator.add_row(0, maps)
+    assembled = WindowAssembler(grid, (3, 5), (31, 90))([maps])
     expected = reference.upsample(reference.upsample(maps[0].permute(2, 0, 1), (45, 77)), (31, 90))
-    torch.testing.assert_close(accumulator.result.permute(2, 0, 1), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(assembled.permute(2, 0, 1), expected, atol=1e-5, rtol=0)
 
 
 # ---- refinement ---------------------------------------------------------------------------------
@@ -136,22 +141,21 @@ def test_scores_equal_softmax_and_grouped_maximum(classes, monkeypatch):
     torch.testing.assert_close(found.permute(2, 0, 1), expected)
 
 
-def test_small_classes_lose_their_scores():
+def test_small_classes_are_found():
     scores = torch.full((10, 10, 4), 0.1)
     scores[:, :5, 0] = 0.9  # 50 pixels of background, which never counts
     scores[:, 5:, 1] = 0.8  # 45
     scores[:5, 5, 2] = 0.85  # 5 of 50: exactly 10 %
-    found = suppress_small_classes(scores.clone(), 0.1)
-    assert found[..., 2].max() == 0
-    assert found[..., 3].max() == 0
-    assert torch.equal(found[..., :2], scores[..., :2])
-    assert torch.equal(suppress_small_classes(scores.clone(), 0.0999)[..., 2], scores[..., 2])
+    areas = class_areas(scores)
+    assert areas.tolist() == [50, 45, 5, 0]
+    assert small_classes(areas, 0.1).tolist() == [2, 3]
+    assert small_classes(areas, 0.0999).tolist() == [3]
 
 
 def test_unsure_pixels_become_class_0():
     scores = torch.tensor([[[0.2, 0.7], [0.2, 0.3]]])
-    assert label_map(scores, 0.5, 0).tolist() == [[1, 0]]
-    assert label_map(scores, 0.0, 0).tolist() == [[1, 1]]
+    assert label_map(scores, 0.5).tolist() == [[1, 0]]
+    assert label_map(scores, 0.0).tolist() == [[1, 1]]
 
 
 @pytest.mark.parametrize("size", [3, 5])

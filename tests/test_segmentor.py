@@ -192,6 +192,20 @@ def test_flipped_samples_are_flipped_back(tiny_clip_path):
         torch.testing.assert_close(result.seg_logits.data.flip(axis), plain.seg_logits.data)
 
 
+@pytest.mark.parametrize("pamr", [None, dict(num_iter=3, dilations=(2, 4))])
+@pytest.mark.parametrize("area_thd", [None, 0.2])
+def test_labels_in_strips_equal_labels_of_scores(pamr, area_thd, tiny_clip_path, monkeypatch):
+    settings = dict(pamr=pamr, area_thd=area_thd, logit_scale=60, prob_thd=0.2, label_closing=3)
+    image, size = bgr_image(83, 97), (119, 131)
+    whole = run(build(tiny_clip_path, **settings), [image], [size])[0]
+    monkeypatch.setattr("itaclip.segmentor._STRIP_ELEMENTS", 131 * 7 * 20)
+    strips = run(build(tiny_clip_path, return_scores=False, **settings), [image], [size])[0]
+    assert "seg_logits" not in strips
+    assert len(whole.pred_sem_seg.data.unique()) > 1
+    same = (strips.pred_sem_seg.data == whole.pred_sem_seg.data).float().mean()
+    assert same > 0.999
+
+
 def test_more_than_255_classes(tiny_clip_path):
     names = [f"thing {i}" for i in range(300)]
     model = build(

@@ -34,14 +34,15 @@ def test_scenes_are_frozen():
     scenes = [
         draw_scene((5, k), (61 + 2 * k, 83 - 3 * k), (0, 4), (9, 25), (1, 3)) for k in range(12)
     ]
-    assert benchmark.pixel_checksum((s.image, s.mask) for s in scenes) == "SCENES"
+    found = benchmark.pixel_checksum((s.image, s.mask) for s in scenes)
+    assert found == "d8daeb5743e605b7efe8752fc2e904355e3d19fb62147113c257f91b00a389b7"
 
 
 def test_random_numbers_are_frozen():
     dice = Dice((1, 2))
-    assert [dice.integer(0, 999) for _ in range(4)] == DICE
+    assert [dice.integer(0, 999) for _ in range(4)] == [584, 258, 400, 728]
     raw = hashlib.sha256(dice.noise(7, 11, 2.5, 3).tobytes()).hexdigest()
-    assert raw[:16] == "NOISE"
+    assert raw[:16] == "6ce1d142e44e2e2d"
 
 
 def test_scene_depends_on_its_seed_alone():
@@ -87,8 +88,8 @@ def test_picture_and_mask_agree():
 
 def test_mirror_and_place():
     """A mirrored frame gives the mirrored shape, height comes first."""
-    left = Frame((41, 61), (20, 30), 9.0).polygon((-1, -1), (0.5, 0), (-1, 1))
-    right = Frame((41, 61), (20, 30), 9.0, mirror=True).polygon((-1, -1), (0.5, 0), (-1, 1))
+    left = Frame((41, 61), (20, 30), 8.0).polygon((-1, -1), (0.5, 0), (-1, 1))
+    right = Frame((41, 61), (20, 30), 8.0, mirror=True).polygon((-1, -1), (0.5, 0), (-1, 1))
     assert np.allclose(left, right[:, ::-1], atol=1e-5)
     low = Frame((97, 31), (90, 5), 6.0)
     assert low.window[0].stop == 97 and low.window[1].start == 0
@@ -242,7 +243,7 @@ def test_wrong_pixels_are_refused(small, tmp_path, monkeypatch):
 
 
 def test_errors(tmp_path):
-    with pytest.raises(InputError, match="'val'.*'train'"):
+    with pytest.raises(InputError, match=r"'val'.*'train'"):
         benchmark.ensure_split(tmp_path, "train")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):

@@ -3,8 +3,8 @@
     python tools/compare_recipes.py --config configs/cfg_storybook.py
 
 Every recipe is evaluated alone and with image engineering (+IE), auxiliary text (+text), refinement
-(+PAMR), and all three, with the config's values of λ, α and PAMR. Windows are encoded once per
-recipe and set of views; the cells share these features.
+(+PAMR), and all three, with the config's values of λ (0.75 where it is off), α and PAMR. Windows
+are encoded once per recipe and set of views; the cells share these features.
 """
 
 import argparse
@@ -20,14 +20,15 @@ from mmseg.evaluation import IoUMetric
 from mmseg.registry import DATASETS, MODELS
 from tqdm import tqdm
 
-from itaclip import InputError
 from itaclip.attention import RECIPES
 from itaclip.evaluation import run_tool
 from itaclip.paths import resolve_path
-from itaclip.postprocess import label_map
+from itaclip.postprocess import close_labels, label_map
 from itaclip.views import make_views
 
 DEFAULT = ["clip", "maskclip", "sclip", "clearclip", "naclip", "itaclip", "itaclip_gaussian"]
+# λ of image engineering where the config has it off.
+LAMBDA = 0.75
 # Column: image engineering, auxiliary text, PAMR.
 COLUMNS = {
     "alone": (False, False, False),
@@ -41,10 +42,9 @@ COLUMNS = {
 def evaluate_recipe(config: Config, recipe: str, dataset, limit: int) -> dict[str, torch.Tensor]:
     """IoU of every class (C,), 0-100, per column; NaN where a class never occurs."""
     settings = dict(config.model, attention=recipe)
+    settings["image_engineering_weight"] = settings.get("image_engineering_weight") or LAMBDA
     model = MODELS.build(settings).eval()
     views = {False: make_views(None), True: model.views}
-    if len(model.views) == 1:
-        raise InputError("image_engineering_weight: expected the config's λ, but it is None.")
     pamr, alpha = model.pamr, model.aux_text_weight
     texts = {}
     for with_text in (False, True):
@@ -65,7 +65,9 @@ def evaluate_recipe(config: Config, recipe: str, dataset, limit: int) -> dict[st
         for column, (with_views, with_text, with_pamr) in COLUMNS.items():
             model.text_features, model.pamr = texts[with_text], pamr if with_pamr else None
             logits = model.query_logits(features[with_views], tuple(truth.shape))
-            labels = label_map(model.scores(logits, image), model.prob_thd, model.label_closing)
+            labels = label_map(model.scores(logits, image), model.prob_thd)
+            if model.label_closing:
+                labels = close_labels(labels, model.label_closing)
             found, union, _, wanted = IoUMetric.intersect_and_union(labels, truth, classes, 255)
             areas[column] += torch.stack([found, union, wanted])
     return {column: 100 * area[0] / area[1] for column, area in areas.items()}
