@@ -125,11 +125,12 @@ def large_sentence(point: Mapping) -> str:
         f"{stage} {_megabytes(peak)}" for stage, peak in point["memory"]["stage_peaks"].items()
     )
     spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in point["stages"].items())
+    result = point["result_bytes"]
+    held = f"of it {_megabytes(result)} are the scores" if result else "labels only, no scores"
     limit = "under" if point["peak_bytes"] < 4e9 else "not under"
     return (
         f"Large picture, {point['label']}: {point['total'][0]:.1f} s ({spent}); peak memory above "
-        f"the weights {_megabytes(point['peak_bytes'])}, {limit} 4 GB ({peaks}); of it "
-        f"{_megabytes(point['result_bytes'])} are the class scores themselves."
+        f"the weights {_megabytes(point['peak_bytes'])}, {limit} 4 GB ({peaks}); {held}."
     )
 
 

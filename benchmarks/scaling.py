@@ -44,7 +44,9 @@ AXES = {
     "batch": [dict(batch=b) for b in (1, 2, 4)],
 }
 # 3000×2000 pixels (width × height), as VOC's pipeline hands them to the network.
-LARGE = dict(network=(336, 504), output=(2000, 3000), queries=150, stride=28, batch=1)
+LARGE = dict(
+    network=(336, 504), output=(2000, 3000), queries=150, stride=28, batch=1, return_scores=False
+)
 # For trials: every size a fraction.
 _SMALL = dict(network=(64, 80), output=(96, 120), queries=5, stride=32, batch=1)
 _SMALL_AXES = {
@@ -142,6 +144,7 @@ def measure_point(case: Case, precision: str, point: dict, repeats: int) -> dict
     )
     case = Case(case.config, case.clip_model, case.device, changes=changes)
     segmentor = case.segmentor(precision)
+    segmentor.return_scores = point.get("return_scores", True)
     queries = point["queries"]
     segmentor.vocabulary = Vocabulary.from_lists([f"thing {i}" for i in range(queries)])
     generator = torch.Generator().manual_seed(0)
@@ -179,7 +182,7 @@ def measure_point(case: Case, precision: str, point: dict, repeats: int) -> dict
         **point, label=_label("all", point), windows=windows, total=totals,
         stages=stages[middle], memory=peak.result(), peak_bytes=peak.total, elements=elements,
         encoder=encoder, rest=rest, encoder_per_window=encoder / windows,
-        rest_per_element=rest / elements, result_bytes=4 * elements,
+        rest_per_element=rest / elements, result_bytes=4 * elements * segmentor.return_scores,
     )  # fmt: skip
 
 

@@ -313,8 +313,7 @@ class ITACLIPSegmentor(BaseSegmentor):
             for top in range(0, height, step):
                 bottom = min(top + step, height)
                 first, last = max(0, top - halo), min(height, bottom + halo)
-                with stage("upsampling"):
-                    logits = assemble(maps, (first, last))
+                logits = assemble(maps, (first, last))
                 scores = self._class_scores(logits, guide[:, first:last])
                 yield scores[top - first : bottom - first]
 

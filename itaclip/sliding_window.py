@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import InputError
+from .stages import stage
 
 
 @dataclass(frozen=True)
@@ -146,11 +147,12 @@ class WindowAssembler:
             top, bottom = max(start, first), min(stop, last)
             if top >= bottom:
                 continue
-            strip.zero_()
-            for (left, right, columns), window in zip(self._columns, own, strict=True):
-                strip[:, left:right] += columns @ window  # (W', w) @ (h, w, Q)
-            target = result[top - first : bottom - first].flatten(1)
-            target.addmm_(operator[top - start : bottom - start], strip.flatten(1))
+            with stage("upsampling"):
+                strip.zero_()
+                for (left, right, columns), window in zip(self._columns, own, strict=True):
+                    strip[:, left:right] += columns @ window  # (W', w) @ (h, w, Q)
+                target = result[top - first : bottom - first].flatten(1)
+                target.addmm_(operator[top - start : bottom - start], strip.flatten(1))
         return result
 
 

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import PROJECT, random_clip
+from conftest import PROJECT
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmseg.registry import DATASETS
@@ -43,24 +43,15 @@ def prepared(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    import torch
-
-    path = tmp_path_factory.mktemp("weights") / "small.pt"
-    torch.save(random_clip(width=64, text_layers=1).state_dict(), path)
-    return str(path)
-
-
 @pytest.mark.parametrize("path", CONFIGS)
-def test_the_whole_runner(path, prepared, weights, tmp_path, monkeypatch):
+def test_the_whole_runner(path, prepared, tmp_path, monkeypatch):
     monkeypatch.setattr("itaclip.segmentor.imagenet_templates", lambda: ("a {}.", "the {}."))
     config = config_of(path, "--work-dir", str(tmp_path))
     dataset = config.test_dataloader.dataset
     dataset.data_root = dataset.data_root.replace("data/", f"{prepared}/", 1)
     config.test_dataloader.num_workers = 0
     config.test_dataloader.persistent_workers = False
-    config.model.clip_model = weights
+    config.model.clip_model = "storybook-tiny"
     loaded = DATASETS.build(dict(dataset, _scope_="mmseg"))
     assert len(loaded) >= 2
     sample = loaded[0]
@@ -72,7 +63,7 @@ def test_the_whole_runner(path, prepared, weights, tmp_path, monkeypatch):
     assert len(set(labels) - {255}) > 1
     dataset.pipeline[1].scale = (2048, 80)  # for speed
     if config.model.test_cfg.mode == "slide":
-        config.model.test_cfg.update(crop_size=(64, 64), stride=(32, 32))
+        config.model.test_cfg.update(crop_size=(56, 56), stride=(28, 28))
     metrics = Runner.from_cfg(config).test()
     assert 0 <= metrics["mIoU"] <= 100
 
