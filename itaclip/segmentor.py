@@ -45,8 +45,8 @@ from .vocabulary import Vocabulary, load_vocabulary
 
 # A progress bar within one image appears above this number of windows.
 _MANY_WINDOWS = 500
-# Labels without scores are made in strips of about this many pixels times queries (256 MB).
-_STRIP_ELEMENTS = 1 << 26
+# Labels without scores are made in strips of about this many pixels times queries (1 GB).
+_STRIP_ELEMENTS = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -317,14 +317,15 @@ class ITACLIPSegmentor(BaseSegmentor):
                 scores = self._class_scores(logits, guide[:, first:last])
                 yield scores[top - first : bottom - first]
 
-        left_out = None
-        if self.area_thd is not None:
-            areas = sum(class_areas(scores) for scores in strips())
-            left_out = small_classes(areas, self.area_thd)
+        parts, areas = [], 0
+        for scores in strips():
+            parts.append(label_map(scores, self.prob_thd))
+            areas = areas + class_areas(scores)
+        if self.area_thd is None or not len(left_out := small_classes(areas, self.area_thd)):
+            return torch.cat(parts)
         parts = []
         for scores in strips():
-            if left_out is not None:
-                scores[..., left_out] = 0
+            scores[..., left_out] = 0
             parts.append(label_map(scores, self.prob_thd))
         return torch.cat(parts)
 
