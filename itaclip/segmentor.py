@@ -316,17 +316,20 @@ class ITACLIPSegmentor(BaseSegmentor):
                 logits = assemble(maps, (first, last))
                 scores = self._class_scores(logits, guide[:, first:last])
                 yield scores[top - first : bottom - first]
+                del logits, scores  # before the next strip is made
 
         parts, areas = [], 0
         for scores in strips():
             parts.append(label_map(scores, self.prob_thd))
             areas = areas + class_areas(scores)
+            del scores
         if self.area_thd is None or not len(left_out := small_classes(areas, self.area_thd)):
             return torch.cat(parts)
         parts = []
         for scores in strips():
             scores[..., left_out] = 0
             parts.append(label_map(scores, self.prob_thd))
+            del scores
         return torch.cat(parts)
 
     # ---- mmseg's interface ----------------------------------------------------------------------
