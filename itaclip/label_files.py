@@ -18,6 +18,7 @@ from mmseg.registry import METRICS, TRANSFORMS
 from PIL import Image
 
 from .errors import InputError
+from .visualization import save_picture
 
 _RAW_VALUES = 1 << 16  # masks of 8 and 16 bits
 _UNLISTED = -1
@@ -168,7 +169,7 @@ class SaveLabels(BaseMetric):
             path = self._path_of(image)
             self._claim(path, image)
             labels = sample["pred_sem_seg"]["data"].squeeze(0).cpu().numpy().astype(dtype)
-            _save_png(path, labels)
+            save_picture(path, labels)
             self.results.append((str(path), image))
 
     def _path_of(self, image: str) -> Path:
@@ -209,14 +210,3 @@ class SaveLabels(BaseMetric):
         os.replace(aside, self.folder / "classes.txt")
         print_log(f"Labels: {self.folder} ({len(results)} files)", logger="current")
         return {}
-
-
-def _save_png(path: Path, labels: np.ndarray) -> None:
-    """Writes a PNG aside, then renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        Image.fromarray(labels).save(aside, format="PNG")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

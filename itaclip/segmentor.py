@@ -275,13 +275,20 @@ class ITACLIPSegmentor(BaseSegmentor):
         Returns:
             (H, W, C) in [0, 1].
         """
-        scores = self._class_scores(logits, _resized(guide, tuple(logits.shape[:2])))
+        scores = self._class_scores(logits, self._guide(guide, tuple(logits.shape[:2])))
         if self.area_thd is not None:
             with stage("post-processing"):
                 scores[..., small_classes(class_areas(scores), self.area_thd)] = 0
         return scores
 
-    def _class_scores(self, logits: Tensor, guide: Tensor) -> Tensor:
+    def _guide(self, image: Tensor, size: tuple[int, int]) -> Tensor | None:
+        """The image (3, H', W') at the output's size (3, H, W); None without refinement."""
+        if self.pamr is None:
+            return None
+        with stage("refinement"):
+            return F.interpolate(image[None].float(), size=size, mode="bilinear")[0]
+
+    def _class_scores(self, logits: Tensor, guide: Tensor | None) -> Tensor:
         """Refinement, softmax and grouping: (H, W, Q), overwritten, and (3, H, W) → (H, W, C)."""
         if self.pamr is not None:
             with stage("refinement"):
@@ -304,7 +311,7 @@ class ITACLIPSegmentor(BaseSegmentor):
         windows, rows = self._rows_of(image)
         assemble = self._assembler(windows, output_size)
         maps = [self._similarities(features) for features in rows]
-        guide = _resized(image, output_size)
+        guide = self._guide(image, output_size)
         halo = reach(**self.pamr) if self.pamr else 0
         height, width = output_size
         step = max(_STRIP_ELEMENTS // (width * len(self.text_features)), halo, 1)
@@ -314,23 +321,26 @@ class ITACLIPSegmentor(BaseSegmentor):
                 bottom = min(top + step, height)
                 first, last = max(0, top - halo), min(height, bottom + halo)
                 logits = assemble(maps, (first, last))
-                scores = self._class_scores(logits, guide[:, first:last])
+                own_guide = None if guide is None else guide[:, first:last]
+                scores = self._class_scores(logits, own_guide)
                 yield scores[top - first : bottom - first]
                 del logits, scores  # before the next strip is made
 
-        parts, areas = [], 0
-        for scores in strips():
-            parts.append(label_map(scores, self.prob_thd))
-            areas = areas + class_areas(scores)
-            del scores
-        if self.area_thd is None or not len(left_out := small_classes(areas, self.area_thd)):
-            return torch.cat(parts)
-        parts = []
-        for scores in strips():
-            scores[..., left_out] = 0
-            parts.append(label_map(scores, self.prob_thd))
-            del scores
-        return torch.cat(parts)
+        def sweep(left_out: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
+            parts, areas = [], 0
+            for scores in strips():
+                if left_out is not None:
+                    scores[..., left_out] = 0
+                elif self.area_thd is not None:
+                    areas = areas + class_areas(scores)
+                parts.append(label_map(scores, self.prob_thd))
+                del scores
+            return torch.cat(parts), areas
+
+        labels, areas = sweep()
+        if self.area_thd is not None and len(left_out := small_classes(areas, self.area_thd)):
+            labels, _ = sweep(left_out)
+        return labels
 
     # ---- mmseg's interface ----------------------------------------------------------------------
 
@@ -410,11 +420,6 @@ def _flipped_axis(meta: Mapping) -> int | None:
     if not meta.get("flip"):
         return None
     return 0 if meta.get("flip_direction") == "vertical" else 1
-
-
-def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(3, H', W') → (3, H, W), bilinear, fp32."""
-    return F.interpolate(image[None].float(), size=size, mode="bilinear")[0]
 
 
 def _palette(classes: int) -> list[list[int]]:

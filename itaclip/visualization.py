@@ -95,9 +95,12 @@ def contact_sheet(pictures: Sequence[np.ndarray], columns: int = 2) -> np.ndarra
 
 
 def save_picture(path: Path, picture: np.ndarray) -> Path:
-    """Writes a PNG aside, then renames it; returns its path."""
+    """Writes a PNG, also of labels (H, W), aside and then renames it; returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    Image.fromarray(picture).save(aside, format="PNG")
-    os.replace(aside, path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        Image.fromarray(picture).save(aside, format="PNG")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
     return path
