@@ -160,7 +160,7 @@ class ITACLIPSegmentor(BaseSegmentor):
             )
 
         loaded = isinstance(clip_model, torch.nn.Module)
-        clip = clip_model if loaded else load_clip(_model_path(clip_model))
+        clip = clip_model if loaded else load_clip(model_path(clip_model))
         recipe = resolve_recipe(attention, len(clip.visual.transformer.resblocks))
         self.image_encoder = ImageEncoder(clip.visual, recipe, precision)
         self.text_encoder = TextEncoder(clip)
@@ -476,7 +476,7 @@ def _checked_weight(alpha: float) -> float:
     return alpha
 
 
-def _model_path(clip_model: str) -> str:
+def model_path(clip_model: str) -> str:
     """A checkpoint's path is looked up like the other paths; names pass through."""
     looks_like_path = str(clip_model).endswith((".pt", ".pth", ".safetensors", ".npz"))
     return str(resolve_path(clip_model, "clip_model")) if looks_like_path else str(clip_model)

@@ -1,5 +1,6 @@
 """Pictures of label maps: overlays, legends, contact sheets. Images are uint8 RGB (H, W, 3)."""
 
+import colorsys
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .errors import InputError
+
 _MARGIN, _FONT_SIZE, _IGNORED = 8, 13, 255
 _MAX_LEGEND = 24
+_GOLDEN = 0.618034  # steps of the hue that never come near an earlier one
+_SATURATIONS, _VALUES = (0.75, 0.55, 0.95), (0.95, 0.75)
+PICTURE_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def overlay(
@@ -94,12 +100,37 @@ def contact_sheet(pictures: Sequence[np.ndarray], columns: int = 2) -> np.ndarra
     return np.concatenate(strips)
 
 
-def save_picture(path: Path, picture: np.ndarray) -> Path:
-    """Writes a PNG, also of labels (H, W), aside and then renames it; returns its path."""
+def class_colours(count: int, background: bool = False) -> tuple[tuple[int, int, int], ...]:
+    """Bright colours (RGB, 0-255) for any number of classes; a background at 0 is black."""
+    colours = [(0, 0, 0)] if background else []
+    for index in range(count - len(colours)):
+        saturation, value = _SATURATIONS[index // 6 % 3], _VALUES[index // 3 % 2]
+        shade = colorsys.hsv_to_rgb(index * _GOLDEN % 1, saturation, value)
+        colours.append(tuple(round(255 * part) for part in shade))
+    return tuple(colours)
+
+
+def picture_format(path: Path) -> str:
+    """The format that a file's suffix asks for.
+
+    Raises:
+        InputError: the suffix is none of :data:`PICTURE_SUFFIXES`.
+    """
+    found = PICTURE_SUFFIXES.get(path.suffix.lower())
+    if found is None:
+        raise InputError(
+            f"{path}: expected a file name that ends in {', '.join(PICTURE_SUFFIXES)}; change it."
+        )
+    return found
+
+
+def save_picture(path: Path, picture: np.ndarray | Image.Image, format: str = "PNG") -> Path:
+    """Writes a picture, also of labels (H, W), aside and then renames it; returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        Image.fromarray(picture).save(aside, format="PNG")
+        image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+        image.save(aside, format=format)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
