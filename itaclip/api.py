@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .clip_model import SHIPPED_MODELS, load_clip
 from .errors import InputError
-from .images import find_images, read_image, resize
+from .images import find_images, read_image, resize, source_of
 from .paths import resolve_path
 from .postprocess import check_postprocess
 from .recipes import RECIPES, Recipe
@@ -210,11 +210,12 @@ class Segmenter:
 
     # ---- one picture ----------------------------------------------------------------------------
 
-    def encode(self, image: ImageLike | EncodedImage) -> EncodedImage:
+    def encode(self, image: ImageLike | EncodedImage, source: str | None = None) -> EncodedImage:
         """Reads a picture and keeps its features, so that other words take no encoder pass.
 
         Args:
             image: see :func:`itaclip.images.read_image`.
+            source: what results and messages call it; None takes the path, or ``'image'``.
 
         Raises:
             InputError: the picture cannot be read, or is too small or too narrow.
@@ -223,10 +224,10 @@ class Segmenter:
         if isinstance(image, EncodedImage):
             if image.made_by == made_by:
                 return image
-            pixels, source = image.image, image.source
+            pixels, source = image.image, source or image.source
         else:
-            source = str(image) if isinstance(image, str | Path) else "image"
-            pixels = read_image(image)
+            source = source or source_of(image)
+            pixels = read_image(image, source)
         inputs = self.network_input(pixels, source)
         kept = None if self.recipe.needs_text else self.segmentor.extract_feat(inputs)
         return EncodedImage(pixels, inputs, kept, source, made_by)
@@ -355,12 +356,14 @@ class Segmenter:
         words = ("background", "auxiliary_texts", "aux_text_weight")
         self._with_words(classes, *(options.get(key) for key in words))
         for index, image in enumerate(images):
+            named = isinstance(image, str | Path | EncodedImage)
+            source = None if named else f"image {index}"
             try:
-                encoded = self.encode(image)
+                encoded = self.encode(image, source)
             except InputError as error:
                 if on_error is None:
                     raise
-                on_error(str(image) if isinstance(image, str | Path) else f"image {index}", error)
+                on_error(source or source_of(image), error)
                 continue
             yield self.segment(encoded, classes, **options)
 

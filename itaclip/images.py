@@ -56,6 +56,11 @@ def read_image(source: object, name: str | None = None) -> np.ndarray:
     )
 
 
+def source_of(image: object) -> str:
+    """What a picture is called in results and messages: its path, or ``'image'``."""
+    return str(image) if isinstance(image, str | Path) else "image"
+
+
 @contextmanager
 def _readable(name: str) -> Iterator[None]:
     """Turns what Pillow raises into a sentence about the file."""

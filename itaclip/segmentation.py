@@ -14,9 +14,6 @@ from .visualization import overlay, overlay_with_legend, picture_format, save_pi
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-_DOTS_PER_INCH = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,14 +99,15 @@ class Segmentation:
         """The classes' colours over the picture, (H, W, 3) uint8; 0 shows the picture alone."""
         return overlay(self.image, self.labels, self.palette, _checked_opacity(opacity))
 
-    def plot(self, ax: Axes | None = None, opacity: float = 0.6) -> Figure:
+    def plot(self, ax: Axes | None = None, opacity: float = 0.6) -> Axes:
         """Draws the overlay with a legend of the classes found, the largest first.
 
         Args:
-            ax: matplotlib axes to draw into; None makes a figure, which notebooks show.
+            ax: matplotlib axes to draw into; None makes a figure, which notebooks show and scripts
+                show by ``matplotlib.pyplot.show()``.
 
         Returns:
-            The figure.
+            The axes.
         """
         from matplotlib.patches import Patch
 
@@ -128,7 +126,7 @@ class Segmentation:
             for index, pixels in self._found()
         ]
         ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-        return ax.figure
+        return ax
 
     def save(self, path: str | Path, opacity: float = 0.6) -> Path:
         """Writes picture and overlay side by side, with the legend below, as PNG, JPEG or WebP.
