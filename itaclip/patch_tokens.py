@@ -8,9 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def cosine_similarity(patches: Tensor) -> Tensor:
-    """Cosine of every patch with every other, (B, P, D) → (B, P, P) fp32."""
-    unit = F.normalize(patches.float(), dim=-1)
+def cosine_similarity(patches: Tensor, centred: bool = False) -> Tensor:
+    """Cosine of every patch with every other, (B, P, D) → (B, P, P) fp32.
+
+    ``centred`` takes the image's mean patch off first: what all patches share says nothing.
+    """
+    patches = patches.float()
+    if centred:
+        patches = patches - patches.mean(1, keepdim=True)
+    unit = F.normalize(patches, dim=-1)
     return unit @ unit.transpose(1, 2)
 
 

@@ -37,7 +37,8 @@ class LastBlock(Recipe):
         Ā ← (1 - μ) · Ā + μ · C,    C = softmax(g · (Sim - mean Sim)) where Sim is above its mean
         V = (1 - β) · W_v LN1(Z_{L-1}) + β · W_v LN1(mean of Z_i over the deep layers i)
 
-    with Sim the mean over the coherence layers of the patches' cosine similarity.
+    with Sim the mean over the coherence layers of the patches' cosine similarity, after the image's
+    mean patch is taken off.
 
     Args:
         terms: similarity terms that are summed: ``'qk'``, ``'qq'``, ``'kk'``, ``'vv'``, or
@@ -63,9 +64,9 @@ class LastBlock(Recipe):
     gaussian_std: float | None = key(None, "positive or None")
     coherence_layers: tuple[int, ...] | str = key((), "blocks")
     coherence_weight: float = key(0.5, "share")
-    coherence_sharpness: float = key(10.0, "positive")
+    coherence_sharpness: float = key(5.0, "positive")
     value_layers: tuple[int, ...] | str = key((), "blocks")
-    value_weight: float = key(0.5, "share")
+    value_weight: float = key(0.3, "share")
 
     def reads(self, depth: int) -> Reads:
         return Reads(self.middle_layers, (*self.coherence_layers, *self.value_layers))
@@ -88,8 +89,8 @@ class LastBlock(Recipe):
 
     def _coherence_attention(self, tower: Tower) -> Tensor:
         """C, (B, 1, P, P): attention among patches that are alike in the middle layers."""
-        similarity = sum(cosine_similarity(tower.outputs[i][:, 1:]) for i in self.coherence_layers)
-        similarity = similarity / len(self.coherence_layers)
+        outputs = [tower.outputs[i][:, 1:] for i in self.coherence_layers]
+        similarity = sum(cosine_similarity(o, centred=True) for o in outputs) / len(outputs)
         return above_mean(similarity, self.coherence_sharpness).unsqueeze(1)
 
     def _values(self, tower: Tower) -> Tensor:
