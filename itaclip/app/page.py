@@ -23,6 +23,7 @@ from .workbench import Settings, Visit, Workbench, open_image, result_of
 
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 _DAY, _HOUR = 86400, 3600  # seconds
+_VISITORS = 32  # whose images and results are kept; the one who was idle longest goes first
 
 
 def launch_options() -> dict[str, Any]:
@@ -31,11 +32,19 @@ def launch_options() -> dict[str, Any]:
         primary_hue="teal",
         font=["system-ui", "sans-serif"],  # the visitor's own
         font_mono=["ui-monospace", "monospace"],
+    ).set(  # Gradio's own are too pale to be read with ease
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
     )
     off = dict.fromkeys(
         ("share", "ssr_mode", "pwa", "mcp_server", "enable_monitoring", "run_history"), False
     )
-    return dict(theme=theme, css=CSS, footer_links=[], quiet=True, **off)
+    limits = dict(max_file_size="64mb", state_session_capacity=_VISITORS)
+    return dict(theme=theme, css=CSS, footer_links=[], quiet=True, **limits, **off)
 
 
 def _explained(callback: Callable[..., dict]) -> Callable[..., dict]:
@@ -79,7 +88,7 @@ class Page:
             self._wire()
 
     def _left(self) -> None:
-        self.upload = gr.File(label="Image", height=120, elem_id="upload")
+        self.upload = gr.File(label="Your image", height=130, elem_id="upload")
         self.gallery = gr.Dataset(
             label="Examples",
             components=["image"],
@@ -104,10 +113,10 @@ class Page:
             placeholder="wall, floor, window",
             elem_id="background",
         )
-        with gr.Accordion("Method", open=False, elem_id="method"):
-            self.settings = self._choices()
         self.press = gr.Button("Segment", variant="primary", elem_id="segment")
         self.notice = gr.HTML(elem_id="notice")
+        with gr.Accordion("Method", open=False, elem_id="method"):
+            self.settings = self._choices()
 
     def _choices(self) -> list[gr.components.Component]:
         """One component for every field of :class:`Settings`, in their order."""
@@ -149,25 +158,30 @@ class Page:
             format="png",
             buttons=["fullscreen"],
             height=440,
+            alt_text="The image, with the classes' colours over it",
             elem_id="view",
         )
         self.status = gr.HTML(elem_id="status")
-        self.opacity = gr.Slider(
-            0, 100, 60, step=1, label="Opacity", info="In percent.", elem_id="opacity"
-        )
         self.legend = gr.HTML(elem_id="legend")
+        self.opacity = gr.Slider(0, 100, 60, step=1, label="Opacity in percent", elem_id="opacity")
         with gr.Row():
-            self.mask_file = gr.DownloadButton("Mask", interactive=False, elem_id="mask")
-            self.overlay_file = gr.DownloadButton("Overlay", interactive=False, elem_id="overlay")
-        with gr.Row():
-            self.scores = gr.HTML(elem_id="scores")
+            self.scores = gr.HTML(min_width=260, elem_id="scores")
             self.attention = gr.Image(
                 label="Attention of the pixel",
+                alt_text="Heat map of the attention of the pixel that was clicked",
                 visible=False,
                 interactive=False,
                 format="png",
                 buttons=["fullscreen"],
+                min_width=260,
                 elem_id="attention",
+            )
+        with gr.Row():
+            self.mask_file = gr.DownloadButton(
+                "Download mask", size="sm", interactive=False, elem_id="mask"
+            )
+            self.overlay_file = gr.DownloadButton(
+                "Download overlay", size="sm", interactive=False, elem_id="overlay"
             )
 
     def _wire(self) -> None:
@@ -226,7 +240,7 @@ class Page:
         no_file = gr.update(value=None, interactive=False)
         return {
             self.visit: visit,
-            self.view: visit.image,
+            self.view: visit.shown(visit.image),
             self.status: fragments.note(visit.describe()),
             self.legend: "",
             self.scores: "",
@@ -254,17 +268,15 @@ class Page:
         settings = Settings(recipe, stride, views, refined, logit_scale, prob_thd)
         visit = self.workbench.segment(visit, classes, background, settings)
         result = visit.result
-        overlay = self._overlay(visit, opacity)
         mask = result.save_mask(_fresh_folder() / f"{visit.name}_mask.png")
         return {
+            **self._blended(visit, opacity),
             self.visit: visit,
-            self.view: overlay,
             self.status: fragments.note(visit.describe()),
             self.legend: fragments.legend(result.classes, result.palette, result.areas()),
             self.scores: fragments.note("Click a pixel for its scores and its attention."),
             self.attention: gr.update(value=None, visible=False),
             self.mask_file: gr.update(value=mask, interactive=True),
-            self.overlay_file: gr.update(value=overlay, interactive=True),
         }
 
     @_explained
@@ -272,29 +284,27 @@ class Page:
         """Blends the result anew."""
         if visit is None or visit.result is None:
             return {}
-        overlay = self._overlay(visit, opacity)
-        return {self.view: overlay, self.overlay_file: overlay}
+        return self._blended(visit, opacity)
+
+    def _blended(self, visit: Visit, opacity: float) -> dict:
+        """The overlay; opacity in percent."""
+        overlay = visit.result.overlay(opacity / 100)
+        path = save_picture(_fresh_folder() / f"{visit.name}_overlay.png", overlay)
+        return {
+            self.view: path if visit.zoom == 1 else visit.shown(overlay),
+            self.overlay_file: gr.update(value=path, interactive=True),
+        }
 
     @_explained
     def on_click(self, visit: Visit | None, event: gr.SelectData) -> dict:
         """Shows a pixel's scores and attention."""
         result = result_of(visit)
-        column, row = event.index
+        pixel = visit.pixel_at(*event.index)
         bars = fragments.score_bars(
-            (row, column),
-            result.labels[row, column],
-            result.classes,
-            result.palette,
-            result.scores[row, column],
+            pixel, result.labels[pixel], result.classes, result.palette, result.scores[pixel]
         )
-        heat = self.workbench.attention(visit, (row, column))
+        heat = visit.shown(self.workbench.attention(visit, pixel))
         return {self.scores: bars, self.attention: gr.update(value=heat, visible=True)}
-
-    @staticmethod
-    def _overlay(visit: Visit, opacity: float) -> Path:
-        """Writes the overlay; opacity in percent."""
-        path = _fresh_folder() / f"{visit.name}_overlay.png"
-        return save_picture(path, visit.result.overlay(opacity / 100))
 
 
 def _fresh_folder() -> Path:

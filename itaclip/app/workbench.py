@@ -24,6 +24,7 @@ from ..words import make_vocabulary
 
 # Larger images are shrunk to this long side, which bounds a visitor's time and memory.
 LONG_SIDE = 1024
+_SHOWN_SIDE = 640
 WHOLE = "the whole image at once"
 _ENCODINGS = 3  # kept for each visitor, so that recipes can be compared
 _WEIGHT_OF_VIEWS = 0.75
@@ -79,6 +80,20 @@ class Visit:
     settings: Settings | None = None
     result: Segmentation | None = None
     seconds: tuple[float | None, float] | None = None
+
+    @property
+    def zoom(self) -> int:
+        """Small images are shown this many times as large."""
+        return max(1, round(_SHOWN_SIDE / max(self.image.shape[:2])))
+
+    def shown(self, picture: np.ndarray) -> np.ndarray:
+        """A picture of the image's size (H, W, 3) as it is shown."""
+        return picture.repeat(self.zoom, axis=0).repeat(self.zoom, axis=1)
+
+    def pixel_at(self, x: int, y: int) -> tuple[int, int]:
+        """The pixel (row, column) under a point of the picture that is shown."""
+        height, width = self.image.shape[:2]
+        return min(y // self.zoom, height - 1), min(x // self.zoom, width - 1)
 
     def describe(self) -> str:
         """Size, and what the result took, in a line."""

@@ -2,10 +2,13 @@
 
 import argparse
 import importlib.util
+import logging
 import os
+import signal
+import socket
 import tempfile
 
-from ..api import DEFAULT_MODEL, load
+from ..api import DEFAULT_MODEL, Segmenter, load
 from ..clip_model import OPENAI_MODELS, cache_folder
 from ..errors import InputError
 
@@ -38,7 +41,7 @@ def add_to(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at; default: %(default)s"
     )
-    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
+    parser.add_argument("--port", type=int, help="0: any; default: the first free one from 7860")
     parser.add_argument(
         "--device", help="such as 'cpu' or 'cuda:0'; default: a GPU if there is one"
     )
@@ -56,14 +59,16 @@ def run(args: argparse.Namespace) -> None:
             "app: the page needs Gradio, which is not installed; run `pip install -c "
             'constraints.txt -e ".[app]"`.'
         )
+    port = free_port(args.host, args.port)
     name, remark = choose_model(args.model, args.config)
     if remark:
         print(remark)
     segmenter = load(name, config=args.config, device=args.device)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl+C, which tidies up
     # Visitors' files lie in a folder of this server alone, which goes when it ends.
     with tempfile.TemporaryDirectory(prefix="itaclip-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        _serve(segmenter, name, remark, args.host, args.port)
+        _serve(segmenter, name or args.config, remark, args.host, port)
 
 
 def choose_model(model: str | None, config: str | None) -> tuple[str | None, str]:
@@ -83,21 +88,39 @@ def choose_model(model: str | None, config: str | None) -> tuple[str | None, str
     )
 
 
-def _serve(segmenter, name: str | None, remark: str, host: str, port: int | None) -> None:
+def free_port(host: str, port: int | None) -> int | None:
+    """Tries to listen there, since Gradio would wait for ever.
+
+    Returns:
+        The port; one that is free for 0; None, which leaves the choice to Gradio, for None.
+
+    Raises:
+        InputError: the address is not this machine's, or the port is taken.
+    """
+    try:
+        family = socket.getaddrinfo(host, port)[0][0]
+        with socket.create_server((host, port or 0), family=family) as server:
+            return None if port is None else server.getsockname()[1]
+    except (OSError, OverflowError) as error:
+        where = host if port is None else f"{host}:{port}"
+        raise InputError(
+            f"app: cannot listen at {where} ({error}); choose others with --host and --port."
+        ) from None
+
+
+def _serve(segmenter: Segmenter, name: str, remark: str, host: str, port: int | None) -> None:
     from ..app.examples import drawn_examples
     from ..app.page import Page, launch_options
     from ..app.workbench import Workbench
 
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks its own server if it is up
+    direct = filter(None, (os.environ.get("no_proxy"), os.environ.get("NO_PROXY")))
+    os.environ["no_proxy"] = ",".join([*direct, "localhost", "127.0.0.1", host])  # so not by proxy
     workbench = Workbench(segmenter)
-    about = f"{name or 'model of the config'}: {workbench.describe()}. {remark}".strip()
+    about = f"{name}: {workbench.describe()}. {remark}".strip()
     page = Page(workbench, drawn_examples(), about)
-    try:
-        _, url, _ = page.blocks.launch(
-            server_name=host, server_port=port, prevent_thread_lock=True, **launch_options()
-        )
-    except OSError as error:
-        raise InputError(
-            f"port: {host}:{port} cannot be used ({error}); choose another one by --port."
-        ) from error
+    _, url, _ = page.blocks.launch(
+        server_name=host, server_port=port, prevent_thread_lock=True, **launch_options()
+    )
     print(f"The page is at {url} (Ctrl+C ends it).", flush=True)
     page.blocks.block_thread()
