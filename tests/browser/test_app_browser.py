@@ -39,7 +39,7 @@ def server(tmp_path_factory):
     yield url
     process.terminate()
     assert process.wait(timeout=30) == 0
-    assert list(folder.iterdir()) == []  # no visitor's file stays
+    assert list(folder.glob("itaclip-app-*")) == []  # no visitor's file stays
 
 
 @pytest.fixture(scope="module")
