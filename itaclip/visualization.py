@@ -12,6 +12,7 @@ from .errors import InputError
 
 _MARGIN, _FONT_SIZE, _IGNORED = 8, 13, 255
 _MAX_LEGEND = 24
+_FONT_SHARE = 50  # of a large picture's long side
 _GOLDEN = 0.618034  # steps of the hue that never come near an earlier one
 _SATURATIONS, _VALUES = (0.75, 0.55, 0.95), (0.95, 0.75)
 PICTURE_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -57,13 +58,14 @@ def overlay_with_legend(
 def _with_captions(
     panels: Sequence[tuple[str, np.ndarray]], legend: Sequence[tuple[str, tuple[int, ...]]]
 ) -> np.ndarray:
-    font = ImageFont.load_default(_FONT_SIZE)
-    line = _FONT_SIZE + 6
     height, width = panels[0][1].shape[:2]
-    total_width = len(panels) * (width + _MARGIN) + _MARGIN
+    size = max(_FONT_SIZE, max(height, width) // _FONT_SHARE)
+    font = ImageFont.load_default(size)
+    line, box, space = size + 6, size - 2, size + 3
+    steps = [space + int(font.getlength(name)) + size for name, _ in legend]
+    total_width = max(len(panels) * (width + _MARGIN) + _MARGIN, _MARGIN + max(steps, default=0))
     rows, x = [[]], _MARGIN
-    for name, colour in legend:
-        step = 16 + int(font.getlength(name)) + 12
+    for (name, colour), step in zip(legend, steps, strict=True):
         if x + step > total_width and rows[-1]:
             rows.append([])
             x = _MARGIN
@@ -79,8 +81,8 @@ def _with_captions(
     for number, row in enumerate(rows):
         y = line + height + _MARGIN // 2 + number * line
         for x, name, colour in row:
-            draw.rectangle((x, y + 3, x + 11, y + 14), fill=colour, outline="black")
-            draw.text((x + 16, y), name, fill="black", font=font)
+            draw.rectangle((x, y + 3, x + box, y + 3 + box), fill=colour, outline="black")
+            draw.text((x + space, y), name, fill="black", font=font)
     return np.asarray(canvas)
 
 
