@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from itaclip.image_encoder import ImageEncoder
 from itaclip.recipes import resolve_recipe
-from itaclip.recipes.resclip import feedback_map
+from itaclip.recipes.resclip import feedback_map, label_patches
 
 
 def random(*shape, seed=0):
@@ -68,6 +68,19 @@ def test_recipe_equals_its_reference(case, size, tiny_clip):
     found = F.normalize(own(image[None], TEXT)[0][0], dim=-1)
     expected = method(tiny_clip, image, **arguments)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_patch_takes_the_smallest_of_its_commonest_labels():
+    """Query 2 on the left, query 1 on the right of an even surface: half of the middle each."""
+    image = torch.zeros(3, 80, 121)
+    similarities = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.5, 0.5], [0.0, 1.0, 0.0]])
+    similarities = similarities.expand(2, 3, 3)
+    for threshold, expected in ((0.0, [2, 1, 1]), (1.0, [0, 0, 0])):
+        found = label_patches(similarities, image[..., :120], 40, threshold)
+        assert found.tolist() == [expected] * 2
+        found = label_patches(similarities, image, 40, threshold)  # a column beyond the patches
+        arguments = (similarities, image, 40, 40.0, threshold, 10, (8, 16))
+        assert torch.equal(found, rivals.feedback_labels(*arguments))
 
 
 @pytest.mark.parametrize("grid", [(14, 14), (7, 13), (3, 1), (1, 1)])
