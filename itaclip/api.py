@@ -69,9 +69,9 @@ class EncodedImage:
         source: the file's path or ``'image'``.
     """
 
-    image: np.ndarray
-    inputs: Tensor
-    features: DenseFeatures | None
+    image: np.ndarray = field(repr=False)
+    inputs: Tensor = field(repr=False)
+    features: DenseFeatures | None = field(repr=False)
     source: str
     made_by: tuple = field(repr=False)
 
