@@ -132,7 +132,7 @@ def save_picture(path: Path, picture: np.ndarray | Image.Image, format: str = "P
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-        image.save(aside, format=format)
+        image.save(aside, format=format, quality=90)  # PNG has none and ignores it
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
