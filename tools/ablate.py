@@ -145,9 +145,10 @@ def main(arguments: list[str] | None = None) -> None:
     text = write_report(out, plan, results, plots=not args.no_plots)
     print(text)
     print(
-        f"{done['encoder_passes']} passes over a picture through the image encoder, "
-        f"{done['decoded']} pictures decoded, weights read {done['models']} times, "
-        f"{time.perf_counter() - begun:.0f} s; {out / 'README.md'}"
+        f"now: {done['segmented']} segmentations of pictures from {done['blocks']} passes through "
+        f"the encoder's blocks and {done['last_block']} through its last, {done['decoded']} "
+        f"pictures decoded, weights read {done['models']} times, "
+        f"{time.perf_counter() - begun:.0f} s\n{out / 'README.md'}"
     )
 
 

@@ -1,14 +1,16 @@
-"""Evaluates a plan: groups of rows that share features, image by image."""
+"""Evaluates a plan: groups of rows that share work, picture by picture."""
 
 import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import MODELS
@@ -18,65 +20,12 @@ from tqdm import tqdm
 from ..evaluation import CheckLabelsHook
 from ..hooks import CheckClassesHook, TrimMemoryHook
 from .plan import Plan, Row
+from .shared import Pictures, sharing
 from .store import Store
 
 Result = dict[str, Any]
-# Decoded pictures are kept for the next group up to about this many bytes.
-_KEPT_BYTES = 1 << 30
 # Results of a group are stored this often while it runs.
 _STORE_SECONDS = 60.0
-
-
-class SharedFeatures:
-    """Stands in for :meth:`ITACLIPSegmentor.view_features` of all rows of a group.
-
-    The first row of a picture computes; the others, which ask for the same windows in the same
-    order, get what it computed.
-    """
-
-    def __init__(self, compute: Callable[[Sequence[Tensor]], Tensor]) -> None:
-        self._compute = compute
-        self.next_image()
-
-    def next_image(self) -> None:
-        self._kept: list[Tensor] = []  # (V, B, h, w, E) of one batch of windows each
-        self.rewind()
-
-    def rewind(self) -> None:
-        """The next call is about the picture's first windows."""
-        self._batch, self._window = 0, 0
-
-    def __call__(self, crops: Sequence[Tensor]) -> Tensor:
-        """(V, B, h, w, E) for at most ``len(crops)`` windows: a kept batch may be smaller."""
-        if self._batch == len(self._kept):
-            self._kept.append(self._compute(crops))
-        batch = self._kept[self._batch]
-        part = batch[:, self._window : self._window + len(crops)]
-        self._window += part.shape[1]
-        if self._window == batch.shape[1]:
-            self._batch, self._window = self._batch + 1, 0
-        return part
-
-
-class Pictures:
-    """Decoded samples of a data set; the first ones are kept in memory."""
-
-    def __init__(self, dataset: Any, keep: bool = True) -> None:
-        self.dataset, self.decoded = dataset, 0
-        self._room, self._kept = _KEPT_BYTES * keep, {}
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if index in self._kept:
-            return self._kept[index]
-        sample = self.dataset[index]
-        self.decoded += 1
-        size = sample["inputs"].nbytes
-        if "gt_sem_seg" in sample["data_samples"]:
-            size += sample["data_samples"].gt_sem_seg.data.nbytes
-        if size <= self._room:
-            self._room -= size
-            self._kept[index] = sample
-        return sample
 
 
 def evaluate_plan(
@@ -95,51 +44,78 @@ def evaluate_plan(
         after_group: called with the results so far, by the rows' keys.
 
     Returns:
-        Results by the rows' keys, and what was done: ``encoder_passes`` over a picture,
-        ``decoded`` pictures, ``models`` whose weights were read.
+        Results by the rows' keys, and what was done: passes over a picture through the image
+        encoder's ``blocks`` before the last and through its ``last_block``, pictures ``segmented``
+        and ``decoded``, and ``models`` whose weights were read.
     """
     store = store or Store(None)
-    results: dict[str, Result] = {}
-    done = {"encoder_passes": 0, "decoded": 0, "models": 0}
-    started = {key: store.load(row) for key, row in plan.rows.items()}
-    for key, row in plan.rows.items():
-        if started[key][0] >= plan.images(row):
-            results[key] = result_of(row, started[key][1], started[key][2])
+    progress = {key: _Progress(row, *store.load(row)) for key, row in plan.rows.items()}
+    left = {key for key, row in plan.rows.items() if progress[key].images < plan.images(row)}
+    results = {key: progress[key].result() for key in plan.rows if key not in left}
+    done = dict.fromkeys(("blocks", "last_block", "segmented", "decoded", "models"), 0)
     if share:
-        groups = [[row for row in group if row.key not in results] for group in plan.groups()]
-        names = {row.settings["model"].get("clip_model") for group in groups for row in group}
+        groups = plan.groups(left)
+        names = {plan.rows[key].settings["model"].get("clip_model") for key in left}
         done["models"] = len(names)
         pictures = {key: Pictures(dataset) for key, dataset in plan.datasets.items()}
     else:
-        groups = [[plan.rows[cell.key]] for cell in plan.cells if cell.key not in results]
+        groups = [[[plan.rows[cell.key]]] for cell in plan.cells if cell.key in left]
         done["models"] = len(groups)
-    groups = [group for group in groups if group]
     for number, group in enumerate(groups, start=1):
+        rows = [row for inner in group for row in inner]
+        dataset = plan.datasets[rows[0].dataset_key]
         if share:
-            source = pictures[group[0].dataset_key]
+            source = pictures[rows[0].dataset_key]
+            own = [progress[row.key] for row in rows]
         else:
-            group = [_with_own_model(group[0])]
-            source = Pictures(plan.datasets[group[0].dataset_key], keep=False)
+            source = Pictures(dataset, keep=False)
+            own = [_Progress(_with_own_model(rows[0]), *store.load(None))]
+            group = [[own[0].row]]
         before = source.decoded
-        title = f"{number}/{len(groups)}: {_names(plan, group)}"
-        found = _evaluate_group(plan, group, source, store, started, title)
-        results |= found["results"]
-        done["encoder_passes"] += found["encoder_passes"]
+        title = f"{number}/{len(groups)} {_name(plan, rows)}"
+        counts = _evaluate_group(plan, group, own, source, store, title)
+        done = {key: value + counts.get(key, 0) for key, value in done.items()}
         done["decoded"] += source.decoded - before
+        results |= {part.row.key: part.result() for part in own}
         if after_group:
             after_group(results)
     return results, done
 
 
+@dataclass
+class _Progress:
+    """How far a row has come: pictures done, sums of their four areas (C,), seconds."""
+
+    row: Row
+    images: int
+    sums: tuple[Tensor, ...] | None
+    seconds: float
+
+    def add(self, sample: dict[str, Any]) -> None:
+        """Segments one more picture."""
+        clock = time.perf_counter()
+        batch = {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"].new()]}
+        (predicted,) = self.row.model.test_step(batch)
+        self.row.metric.process({}, [predicted.to_dict()])
+        areas = self.row.metric.results.pop()
+        # In fp32 and picture by picture, like mmseg, so that its figures come out to the bit.
+        sums = self.sums or [torch.zeros_like(area) for area in areas]
+        self.sums = tuple(total + area for total, area in zip(sums, areas, strict=True))
+        self.images += 1
+        self.seconds += time.perf_counter() - clock
+
+    def result(self) -> Result:
+        return result_of(self.row, self.sums, self.seconds)
+
+
 def _with_own_model(row: Row) -> Row:
-    device = next((p.device for p in row.model.parameters()), torch.device("cpu"))
-    model = MODELS.build(copy.deepcopy(row.settings["model"])).eval().to(device)
-    return Row(**{**vars(row), "model": model})
+    model = MODELS.build(copy.deepcopy(row.settings["model"])).eval().to(get_device())
+    return replace(row, model=model)
 
 
-def _names(plan: Plan, group: Sequence[Row]) -> str:
+def _name(plan: Plan, rows: Sequence[Row]) -> str:
     """The cells of a group, as far as a line goes."""
-    keys = {row.key for row in group}
+    keys = {row.key for row in rows}
     cells = [cell for cell in plan.cells if cell.key in keys]
     first = f"{cells[0].study} {cells[0].row} {cells[0].column}".strip()
     return first + (f" and {len(cells) - 1} more" if len(cells) > 1 else "")
@@ -148,60 +124,47 @@ def _names(plan: Plan, group: Sequence[Row]) -> str:
 @torch.no_grad()
 def _evaluate_group(
     plan: Plan,
-    group: Sequence[Row],
+    group: Sequence[Sequence[Row]],
+    progress: Sequence[_Progress],
     pictures: Pictures,
     store: Store,
-    started: dict[str, tuple],
     title: str,
-) -> dict[str, Any]:
+) -> dict[str, int]:
     """Runs all rows of a group over the pictures, from where each stopped."""
-    images = {plan.images(row) for row in group}
-    done = {row.key: started[row.key][0] for row in group}
-    sums = {row.key: started[row.key][1] for row in group}
-    seconds = {row.key: started[row.key][2] for row in group}
-    checks = _Checks(group[0], pictures.dataset)
-    shared = None
-    if len(group) > 1:
-        shared = SharedFeatures(group[0].model.view_features)
-        for row in group:
-            row.model.view_features = shared
-    passes, stored, trim = 0, time.monotonic(), TrimMemoryHook()
+    at = {part.row.key: part for part in progress}
+    begun = {part.row.key: part.images for part in progress}
+    first, last = min(begun.values()), max(plan.images(part.row) for part in progress)
+    check = _Checks(progress[0].row, pictures.dataset)
+    counts = dict.fromkeys(("blocks", "last_block", "segmented"), 0)
+    stored, trim = time.monotonic(), TrimMemoryHook()
 
     def keep() -> None:
-        for row in group:
-            if done[row.key] > started[row.key][0]:
-                store.save(row, done[row.key], sums[row.key], seconds[row.key])
+        for part in progress:
+            if part.images > begun[part.row.key]:
+                store.save(part.row, part.images, part.sums, part.seconds)
 
     try:
-        first = min(done.values())
-        bar = tqdm(range(first, max(images)), desc=title, initial=first, total=max(images))
-        for index in bar:
-            sample = pictures[index]
-            checks(index, sample)
-            if shared:
-                shared.next_image()
-            passes += 1
-            for row in group:
-                if done[row.key] != index:
-                    continue
-                if shared:
-                    shared.rewind()
-                clock = time.perf_counter()
-                areas = _areas(row, sample)
-                seconds[row.key] += time.perf_counter() - clock
-                sums[row.key] = _added(sums[row.key], areas)
-                done[row.key] = index + 1
-            trim.after_test_iter()
-            if time.monotonic() - stored > _STORE_SECONDS:
-                keep()
-                stored = time.monotonic()
+        with sharing(group) as begin:
+            for index in tqdm(range(first, last), desc=title, initial=first, total=last):
+                sample = pictures[index]
+                check(index, sample)
+                begin.image()
+                counts["blocks"] += 1
+                for inner in group:
+                    begin.features()
+                    waiting = [at[row.key] for row in inner if at[row.key].images == index]
+                    counts["last_block"] += bool(waiting)
+                    counts["segmented"] += len(waiting)
+                    for part in waiting:
+                        begin.row()
+                        part.add(sample)
+                trim.after_test_iter()
+                if time.monotonic() - stored > _STORE_SECONDS:
+                    keep()
+                    stored = time.monotonic()
     finally:  # whatever stops the run, what is done is kept
         keep()
-        if shared:
-            for row in group:
-                del row.model.view_features
-    results = {row.key: result_of(row, sums[row.key], seconds[row.key]) for row in group}
-    return {"results": results, "encoder_passes": passes}
+    return counts
 
 
 class _Checks:
@@ -221,21 +184,6 @@ class _Checks:
     def __call__(self, index: int, sample: dict[str, Any]) -> None:
         batch = {"data_samples": [sample["data_samples"]]}
         self._labels.before_test_iter(self._runner, index, batch)
-
-
-def _areas(row: Row, sample: dict[str, Any]) -> tuple[Tensor, ...]:
-    """Intersection, union, predicted and labelled area (C,) of one picture, as mmseg counts."""
-    batch = {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"].new()]}
-    (predicted,) = row.model.test_step(batch)
-    row.metric.process({}, [predicted.to_dict()])
-    return row.metric.results.pop()
-
-
-def _added(sums: tuple[Tensor, ...] | None, areas: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """In fp32 and picture by picture, like mmseg, so that its figures come out to the bit."""
-    if sums is None:
-        return tuple(area.clone() for area in areas)
-    return tuple(total + area for total, area in zip(sums, areas, strict=True))
 
 
 # ---- figures ------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from ..clip_model import shared_weights
 from ..errors import InputError
 from ..evaluation import building, check_data
 from ..paths import PROJECT_ROOT
+from ..recipes import Recipe
 from ..records import data_manifest, file_entry, plain, precision_entry, weights_entry
 from ..segmentor import ITACLIPSegmentor
 from .studies import Changes, Setting, Study
@@ -58,7 +59,8 @@ class Row:
         model: built from them; on the device.
         metric: where the config's test_evaluator counts areas.
         dataset_key: rows with the same one see the same pictures.
-        feature_key: rows with the same one also share the image encoder's features; None = none.
+        tower_key: rows with the same one also share all blocks of the image encoder but the last.
+        feature_key: rows with the same one also share its features.
         inputs: checksums of what the setting names: weights, texts, data, code; precision used.
     """
 
@@ -67,7 +69,8 @@ class Row:
     model: nn.Module
     metric: IoUMetric
     dataset_key: str
-    feature_key: str | None
+    tower_key: str
+    feature_key: str
     inputs: dict[str, Any]
 
 
@@ -109,12 +112,13 @@ class Plan:
         size = len(self.datasets[row.dataset_key])
         return min(self.limit or size, size)
 
-    def groups(self) -> list[list[Row]]:
-        """Rows that share features, side by side; the others alone."""
-        groups: dict[str, list[Row]] = {}
-        for row in self.rows.values():
-            groups.setdefault(row.feature_key or row.key, []).append(row)
-        return list(groups.values())
+    def groups(self, keys: Collection[str]) -> list[list[list[Row]]]:
+        """Rows with these keys: those that share blocks, each in groups that share features."""
+        groups: dict[str, dict[str, list[Row]]] = {}
+        for key, row in self.rows.items():
+            if key in keys:
+                groups.setdefault(row.tower_key, {}).setdefault(row.feature_key, []).append(row)
+        return [list(inner.values()) for inner in groups.values()]
 
 
 def make_plan(
@@ -200,13 +204,16 @@ class _Builder:
         described = describe_model(settings["model"], model)
         shown = self.plan.limit and min(self.plan.limit, len(dataset))
         scored = {"ignore_index": metric.ignore_index, "metrics": metric.metrics}
+        key = _digest([described, dataset_key, scored, shown])[:20]
+        tower_key, feature_key = _sharing_keys(described, model, dataset_key) or (key, key)
         return Row(
-            key=_digest([described, dataset_key, scored, shown])[:20],
+            key=key,
             settings=settings,
             model=model,
             metric=metric,
             dataset_key=dataset_key,
-            feature_key=_feature_key(described, model, dataset_key),
+            tower_key=tower_key,
+            feature_key=feature_key,
             inputs={
                 "weights": weights_entry(settings["model"]),
                 "texts": [file_entry(settings["model"].get(key)) for key in _TEXTS[::2]],
@@ -295,14 +302,21 @@ def describe_recipe(recipe: Any) -> dict[str, Any]:
     return {"kind": type(recipe).__name__, **values, "source": None}
 
 
-def _feature_key(described: dict[str, Any], model: nn.Module, dataset_key: str) -> str | None:
+def _sharing_keys(
+    described: dict[str, Any], model: nn.Module, dataset_key: str
+) -> tuple[str, str] | None:
+    """What the blocks before the last depend on, and what the features do; None for models from
+    elsewhere, of which nothing is known."""
     if type(model) is not ITACLIPSegmentor:
         return None
     kept = {key: value for key, value in described.items() if key not in _AFTER_FEATURES}
     kept["views"] = [view.name for view in model.views]
-    if getattr(model.image_encoder.recipe, "needs_text", False):
-        kept |= {key: described[key] for key in (*_TEXTS, "image_engineering_weight")}
-    return _digest([kept, dataset_key])
+    recipe = model.image_encoder.recipe
+    words = {key: described[key] for key in _TEXTS} if recipe.needs_text else {}
+    # Methods that repair tokens between blocks have blocks of their own.
+    repairs = type(recipe).after_block is not Recipe.after_block
+    blocks = kept if repairs else {**kept, "attention": None}
+    return _digest([blocks, dataset_key]), _digest([kept | words, dataset_key])
 
 
 def code_sha256() -> str:

@@ -53,32 +53,33 @@ def summary(plan: Plan, results: Mapping[str, Result]) -> dict[str, Any]:
 
 
 def sharing(plan: Plan) -> dict[str, int]:
-    """How much less there is to do than one evaluation for every cell, in whole runs."""
-    row_images = [plan.images(plan.rows[cell.key]) for cell in plan.cells]
-    group_images = [max(map(plan.images, group)) for group in plan.groups()]
+    """How much less there is to do than one evaluation for every cell; passes are per picture."""
+    groups = plan.groups(plan.rows)
     pictures = {row.dataset_key: plan.images(row) for row in plan.rows.values()}
+    alone = sum(plan.images(plan.rows[cell.key]) for cell in plan.cells)
     return {
         "studies": len(plan.studies),
         "cells": len(plan.cells),
         "settings": len(plan.rows),
-        "encoder_runs": len(group_images),
-        "encoder_passes": sum(group_images),
-        "encoder_passes_alone": sum(row_images),
-        "pictures": sum(pictures.values()),
-        "pictures_alone": sum(row_images),
+        "passes_through_blocks": sum(plan.images(group[0][0]) for group in groups),
+        "passes_through_last_block": sum(plan.images(i[0]) for group in groups for i in group),
+        "segmented": sum(map(plan.images, plan.rows.values())),
+        "decoded": sum(pictures.values()),
         "models": len({row.settings["model"].get("clip_model") for row in plan.rows.values()}),
+        "alone": alone,
     }
 
 
 def sharing_line(shared: Mapping[str, int]) -> str:
-    """One sentence."""
+    """Two sentences."""
     return (
         f"{shared['cells']} cells of {shared['studies']} studies are {shared['settings']} "
-        f"different settings. They share {shared['encoder_runs']} runs of the image encoder: "
-        f"{shared['encoder_passes']} passes over a picture instead of "
-        f"{shared['encoder_passes_alone']}; weights are read {shared['models']} times instead of "
-        f"{shared['cells']}, pictures {shared['pictures']} times instead of "
-        f"{shared['pictures_alone']}."
+        f"different settings. Pictures pass {shared['passes_through_blocks']} times through the "
+        f"image encoder's blocks, {shared['passes_through_last_block']} times through its last "
+        f"block and {shared['segmented']} times through what follows, instead of "
+        f"{shared['alone']} times through all; they are decoded {shared['decoded']} times instead "
+        f"of {shared['alone']}, and weights are read {shared['models']} times instead of "
+        f"{shared['cells']}."
     )
 
 

@@ -28,13 +28,13 @@ class Store:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
-    def load(self, row: Row) -> tuple[int, tuple[Tensor, ...] | None, float]:
+    def load(self, row: Row | None) -> tuple[int, tuple[Tensor, ...] | None, float]:
         """Pictures done, the sums of the four areas (C,) over them, and the seconds they took.
 
         Raises:
             InputError: the file is there but damaged.
         """
-        if self.folder is None or not self._path(row).is_file():
+        if self.folder is None or row is None or not self._path(row).is_file():
             return 0, None, 0.0
         path = self._path(row)
         try:
