@@ -147,8 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(
         f"now: {done['segmented']} segmentations of pictures from {done['blocks']} passes through "
         f"the encoder's blocks and {done['last_block']} through its last, {done['decoded']} "
-        f"pictures decoded, weights read {done['models']} times, "
-        f"{time.perf_counter() - begun:.0f} s\n{out / 'README.md'}"
+        f"pictures decoded, {time.perf_counter() - begun:.0f} s\n{out / 'README.md'}"
     )
 
 

@@ -46,21 +46,18 @@ def evaluate_plan(
     Returns:
         Results by the rows' keys, and what was done: passes over a picture through the image
         encoder's ``blocks`` before the last and through its ``last_block``, pictures ``segmented``
-        and ``decoded``, and ``models`` whose weights were read.
+        and ``decoded``.
     """
     store = store or Store(None)
     progress = {key: _Progress(row, *store.load(row)) for key, row in plan.rows.items()}
     left = {key for key, row in plan.rows.items() if progress[key].images < plan.images(row)}
     results = {key: progress[key].result() for key in plan.rows if key not in left}
-    done = dict.fromkeys(("blocks", "last_block", "segmented", "decoded", "models"), 0)
+    done = dict.fromkeys(("blocks", "last_block", "segmented", "decoded"), 0)
     if share:
         groups = plan.groups(left)
-        names = {plan.rows[key].settings["model"].get("clip_model") for key in left}
-        done["models"] = len(names)
         pictures = {key: Pictures(dataset) for key, dataset in plan.datasets.items()}
     else:
         groups = [[[plan.rows[cell.key]]] for cell in plan.cells if cell.key in left]
-        done["models"] = len(groups)
     for number, group in enumerate(groups, start=1):
         rows = [row for inner in group for row in inner]
         dataset = plan.datasets[rows[0].dataset_key]
@@ -196,10 +193,10 @@ def result_of(row: Row, sums: tuple[Tensor, ...], seconds: float) -> Result:
     shares = IoUMetric.total_area_to_metrics(*sums, ["mIoU"])["IoU"]
     classes = row.metric.dataset_meta["classes"]
     per_class = {
-        name: None if math.isnan(share) else round(100 * float(share), 2)
+        name: None if math.isnan(share) else round(100 * float(share), 4)
         for name, share in zip(classes, shares, strict=True)
     }
-    result = {key: float(value) for key, value in metrics.items()}
+    result = {key: round(float(value), 2) for key, value in metrics.items()}
     return result | {"per_class": per_class, "seconds": round(seconds, 1)} | _split(row, per_class)
 
 

@@ -25,11 +25,11 @@ class Series:
     source: str
     data: str
     figures: dict[str, Figures]
-    setting: str = ""
+    setting: str
 
 
 def _table(
-    source: str, data: tuple[str, ...], rows: dict[str, tuple], setting: str = ""
+    source: str, data: tuple[str, ...], rows: dict[str, tuple], setting: str
 ) -> Iterator[Series]:
     """One series per data set, from rows of figures in the data sets' order."""
     for index, name in enumerate(data):

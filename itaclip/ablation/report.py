@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from ..paper import project_path
 from ..records import hardware, versions, write_record
 from .evaluate import Result
 from .plan import Plan
-from .published import Figures, Series
+from .published import Figures
 from .studies import Study
 
 BEGIN, END = "<!-- ablations:begin -->", "<!-- ablations:end -->"
@@ -86,49 +87,59 @@ def sharing_line(shared: Mapping[str, int]) -> str:
 # ---- this run beside the papers -----------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class Agreement:
-    """Whether a study orders its rows as a published table does.
+    """Whether a study orders its cells as a published series does.
 
     Attributes:
-        source, data: of the table.
-        pairs, same: pairs of cells that the table orders, and those that stand the same way here.
-        best, best_there: the rows with the best cell.
+        source, data: of the series.
+        pairs, same: pairs of cells that the series orders, and those that stand the same way here.
+        best, best_there: the names of the best cells.
     """
 
-    def __init__(self, series: Series, pairs: int, same: int, best: str, best_there: str) -> None:
-        self.source, self.data = series.source, series.data
-        self.pairs, self.same, self.best, self.best_there = pairs, same, best, best_there
-
-    def __str__(self) -> str:
-        order = f"{self.same} of {self.pairs} pairs stand in the same order"
-        if self.best == self.best_there:
-            return f"{self.source}, {self.data}: {order}; best there and here: {self.best}."
-        return (
-            f"{self.source}, {self.data}: {order}; **best there: {self.best_there}, "
-            f"here: {self.best}**."
-        )
+    source: str
+    data: str
+    pairs: int
+    same: int
+    best: str
+    best_there: str
 
 
-def agreements(study: Study, cells: Mapping[str, Mapping[str, Any]]) -> Iterator[Agreement]:
-    """One per published series of which at least two cells were evaluated."""
-    columns = list(study.columns)
+def agreements(study: Study, cells: Mapping[str, Mapping[str, Any]]) -> list[Agreement]:
+    """One per published series of which at least two different figures have a cell here."""
+    found = []
     for series in study.published:
-        both = []  # row, column, published, here
+        both = []  # name, published, here
         for row, published in series.figures.items():
-            for column, figure in zip(columns, _tuple(published), strict=False):
+            for column, figure in zip(study.columns, _tuple(published), strict=False):
                 here = cells.get(row, {}).get(column, {}).get("figures")
                 if figure is not None and here:
-                    both.append((row, column, figure, here["mIoU"]))
+                    both.append((_cell_name(study, row, column), figure, here["mIoU"]))
         pairs = [
             (one, other)
             for one, other in itertools.combinations(both, 2)
-            if abs(one[2] - other[2]) >= _SAME
+            if abs(one[1] - other[1]) >= _SAME
         ]
         if pairs:
-            same = sum((a[2] - b[2]) * (a[3] - b[3]) > 0 for a, b in pairs)
-            best, there = (max(both, key=lambda cell, at=at: cell[at]) for at in (3, 2))
-            names = (_cell_name(study, *cell[:2]) for cell in (best, there))
-            yield Agreement(series, len(pairs), same, *names)
+            same = sum((a[1] - b[1]) * (a[2] - b[2]) > 0 for a, b in pairs)
+            best_there, best = (max(both, key=lambda cell, at=at: cell[at])[0] for at in (1, 2))
+            found.append(Agreement(series.source, series.data, len(pairs), same, best, best_there))
+    return found
+
+
+def agreement_lines(found: Sequence[Agreement]) -> Iterator[str]:
+    """A sentence per published table; disagreement on the best row is set in bold."""
+    for source, group in itertools.groupby(found, key=lambda a: a.source):
+        several = list(group)
+        shares = ", ".join(f"{a.data} {a.same} of {a.pairs}" for a in several)
+        best = several[0].best  # may differ where series cover different rows
+        others: dict[str, list[str]] = {}
+        for a in several:
+            if a.best_there != a.best:
+                others.setdefault(a.best_there, []).append(a.data)
+        line = f"{source}, pairs of cells that stand in the same order here: {shares}. Best here: "
+        there = "; ".join(f"**{name} on {', '.join(data)}**" for name, data in others.items())
+        yield line + best + (f"; there: {there}." if there else ", as there.")
 
 
 def _cell_name(study: Study, row: str, column: str) -> str:
@@ -152,10 +163,10 @@ def markdown(data: Mapping[str, Any], plan: Plan, plots: bool = True) -> str:
     for name, study in plan.studies.items():
         entry = data["studies"][name]
         lines += [f"### {study.title}", "", *_table(study, entry["cells"]), ""]
-        lines += [f"* {a}" for a in agreements(study, entry["cells"])]
+        for sentence in agreement_lines(agreements(study, entry["cells"])):
+            lines += [sentence, ""]
         if plots:
-            lines += ["", f"![{study.title}]({name}.png)"]
-        lines += [""]
+            lines += [f"![{study.title}]({name}.png)", ""]
     for name, reason in data["left_out"].items():
         lines += [f"* Left out: `{name}`: {reason}."]
     return "\n".join(lines).rstrip() + "\n"
@@ -177,7 +188,7 @@ def _table(study: Study, cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
     )  # fmt: skip
     header = [study.row_name or "row", f"**here**{several}"]
     header += [f"stuff{several and ' …'}", f"things{several and ' …'}"] if split else []
-    header += [f"{s.data}: {s.source}" for s in study.published]
+    header += [s.data for s in study.published]
     lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
     labels = list(study.rows)
     for series in study.published:  # rows that only the paper has
@@ -190,9 +201,9 @@ def _table(study: Study, cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
             figures = _tuple(series.figures.get(label, (None,) * len(study.columns)))
             line.append(" / ".join(_figure(figure) for figure in figures))
         lines.append("| " + " | ".join(line) + " |")
-    settings = dict.fromkeys(s.setting for s in study.published if s.setting)
-    note = [f"Papers' setting: {'; '.join(settings)}; ViT-B/16."] if settings else []
-    return [*lines, *(["", *note] if note else [])]
+    quoted = dict.fromkeys(f"{s.source} ({s.setting})" for s in study.published)
+    note = f"The other columns are quoted: {'; '.join(quoted)}."
+    return [*lines, "", *([note] if quoted else ["The papers give no figures for these rows."])]
 
 
 def _label(label: str, row: Mapping[str, Any]) -> str:
@@ -215,72 +226,99 @@ def _figure(value: float | None) -> str:
 
 # ---- plots --------------------------------------------------------------------------------------
 
+# A panel's lines: (name in the legend, column, values by row).
+_Lines = list[tuple[str, str, dict[str, float]]]
+
 
 def plot(study: Study, entry: Mapping[str, Any], data: Mapping[str, Any], path: Path) -> None:
-    """This run on the left, the papers' figures on the right: lines over numbers, else bars."""
+    """This run on the left, the papers' figures for the same rows on the right."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    published = list(study.published)
+    here, there = _lines_here(study, entry["cells"]), _lines_there(study)
+    several = len({name for name, _, _ in there}) > 1
+    if several:  # data sets differ too much for one axis
+        there = [
+            (
+                name,
+                column,
+                {row: value - next(iter(values.values())) for row, value in values.items()},
+            )
+            for name, column, values in there
+        ]
     figure, panels = plt.subplots(
-        1, 2 if published else 1, figsize=(9 if published else 4.8, 3.4), squeeze=False
+        1, 2 if there else 1, figsize=(9.5 if there else 5.2, 3.2), squeeze=False
     )
-    here = {
-        column: [(cell[column]["figures"] or {}).get("mIoU") for cell in entry["cells"].values()]
-        for column in study.columns
-    }
     label = partial_label(data)
     title = f"here: {Path(data['config']).stem}" + (f"\n{label}" if label else "")
-    _draw(panels[0][0], study, list(study.rows), here, title)
-    if published:
-        there = {}
-        rows = [row for row in study.rows if any(row in s.figures for s in published)]
-        for series in published:
-            several = enumerate(study.columns) if len(study.columns) > 1 else [(0, "")]
-            for index, column in several:
-                figures = [_tuple(series.figures.get(row, (None,))) for row in rows]
-                values = [f[index] if index < len(f) else None for f in figures]
-                there[f"{series.data} {column}".strip()] = values
-        _draw(panels[0][1], study, rows, there, published[0].source)
+    _draw(panels[0][0], study, here, title, "mIoU (%)")
+    if there:
+        source = " and ".join(dict.fromkeys(series.source for series in study.published))
+        _draw(panels[0][1], study, there, source,
+              "mIoU against the first row (points)" if several else "mIoU (%)")  # fmt: skip
     figure.suptitle(study.title, fontsize=10)
     figure.tight_layout()
     aside = path.with_name(f".{path.name}.part")
-    figure.savefig(aside, dpi=80, format="png")
+    figure.savefig(aside, dpi=72, format="png")
     aside.replace(path)
     plt.close(figure)
 
 
-def _draw(axes: Any, study: Study, rows: Sequence[str], series: Mapping, title: str) -> None:
-    numeric, count = _numeric(rows), max(1, len(series))
-    at = [float(row) for row in rows] if numeric else list(range(len(rows)))
-    lowest = [v for values in series.values() for v in values if v is not None]
-    for index, (name, values) in enumerate(series.items()):
-        known = [(x, v) for x, v in zip(at, values, strict=True) if v is not None]
-        label = f"{study.column_name} {name}" if name in study.columns and name else name
-        if not known:
-            continue
+def _lines_here(study: Study, cells: Mapping[str, Mapping[str, Any]]) -> _Lines:
+    return [
+        (
+            f"{study.column_name} {column}".strip(),
+            column,
+            {
+                row: cells[row][column]["figures"]["mIoU"]
+                for row in study.rows
+                if cells[row][column]["figures"]
+            },
+        )
+        for column in study.columns
+    ]
+
+
+def _lines_there(study: Study) -> _Lines:
+    lines = []
+    for series in study.published:
+        for index, column in enumerate(study.columns):
+            values = {row: _tuple(f)[index] for row, f in series.figures.items()}
+            known = {row: v for row, v in values.items() if v is not None and row in study.rows}
+            lines.append((series.data, column, known))
+    return [line for line in lines if line[2]]
+
+
+def _draw(axes: Any, study: Study, lines: _Lines, title: str, unit: str) -> None:
+    """Rows that are numbers lie on the x axis; others are listed on the y axis."""
+    rows = [row for row in study.rows if any(row in values for _, _, values in lines)]
+    numeric, columns = _numeric(rows), list(study.columns)
+    names = list(dict.fromkeys(name for name, _, _ in lines))
+    named = set()
+    for name, column, values in lines:
+        style = dict(marker="o", markersize=3.5, color=f"C{names.index(name)}")
+        style |= dict(linewidth=1, linestyle=("-", "--", ":")[columns.index(column) % 3])
+        if len(names) == len(lines) > 1 or name not in named:
+            style["label"] = name
+            named.add(name)
         if numeric:
-            axes.plot(*zip(*known, strict=True), marker="o", markersize=3, label=label)
+            axes.plot([float(row) for row in values], list(values.values()), **style)
         else:
-            shift = (index - (count - 1) / 2) * 0.8 / count
-            axes.barh([x + shift for x, _ in known], [v for _, v in known], 0.8 / count,
-                      label=label)  # fmt: skip
+            axes.plot(list(values.values()), [rows.index(row) for row in values], **style)
     if numeric:
-        axes.set_xlabel(study.row_name)
-        axes.set_ylabel("mIoU (%)")
-        axes.grid(alpha=0.3)
+        axes.set_xlabel(study.row_name, fontsize=8)
+        axes.set_ylabel(unit, fontsize=8)
     else:
-        axes.set_yticks(at, rows, fontsize=8)
-        axes.invert_yaxis()
-        axes.set_xlabel("mIoU (%)")
-        axes.grid(axis="x", alpha=0.3)
-        if lowest and min(lowest) > 0.5 * max(lowest):  # show differences; the axis says where
-            axes.set_xlim(left=max(0, min(lowest) - 0.5 * (max(lowest) - min(lowest)) - 1))
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlabel(unit, fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
     axes.set_title(title, fontsize=9)
-    if any(series) and len(series) > 0 and axes.get_legend_handles_labels()[1] != [""]:
-        axes.legend(fontsize=7)
+    if any(names):
+        axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _numeric(labels: Sequence[str]) -> bool:
