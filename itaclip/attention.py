@@ -115,8 +115,9 @@ def self_self(tokens: Tensor, values: Tensor, scale: Tensor, iterations: int = 1
 def procrustes_rotation(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """The rotation of keys onto queries (PEARL, CVPR 2026), head by head.
 
-    With means weighted by w_i ∝ ‖q_i‖ over patches ([CLS]: 0) taken off q and k, R is the
-    orthogonal polar factor of k_cᵀ q_c, which minimises ‖k_c R - q_c‖.
+    With means weighted by w_i ∝ ‖q_i‖ over patches ([CLS]: 0) taken off q and k, R is the polar
+    factor of k_cᵀ q_c: among rotations it minimises ‖k_c R - q_c‖. Its null space (fewer tokens
+    than d) is mapped to 0.
 
     Args:
         q, k: (B, M, N, d); token 0 is [CLS].
@@ -129,5 +130,7 @@ def procrustes_rotation(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     weights = F.pad(weights[:, :, 1:], (0, 0, 1, 0))
     weights = weights / weights.sum(2, keepdim=True)
     centred_q, centred_k = (t - (weights * t).sum(2, keepdim=True) for t in (q, k))
-    left, _, right = torch.linalg.svd(centred_k.transpose(-2, -1) @ centred_q)
-    return left @ right, centred_k
+    left, singular, right = torch.linalg.svd((centred_k.transpose(-2, -1) @ centred_q).double())
+    smallest = 1e-6 * singular[..., :1]  # below is rounding of the fp32 product
+    left = left * (singular > smallest).unsqueeze(-2)
+    return (left @ right).float(), centred_k

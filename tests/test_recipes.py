@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import reference
+import reference_rivals
 import torch
+import torch.nn.functional as F
 from conftest import random_clip
 
 from itaclip import InputError
@@ -32,7 +35,7 @@ def images(*size, batch=2):
 
 def queries(clip, count=5):
     text = torch.randn(count, clip.visual.proj.shape[1], generator=torch.Generator().manual_seed(4))
-    return torch.nn.functional.normalize(text, dim=-1)
+    return F.normalize(text, dim=-1)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -56,6 +59,77 @@ def test_attention_maps(recipe, tiny_clip):
     rows = maps[:, :, 1:].sum(-1)
     torch.testing.assert_close(rows, rows.new_full(rows.shape, rows.mean().item()))
     assert rows.mean().round(decimals=4) in (1.0, 2.0)  # the sums of SCLIP, ITACLIP, ResCLIP are 2
+
+
+RIVALS = {
+    "clip_surgery": [({}, {}), (dict(path_blocks=3), dict(start=10))],
+    "gem": [
+        ({}, {}),
+        (dict(iterations=0), dict(iterations=0)),  # where the temperature is felt most
+        (dict(iterations=2, inverse_temperature=8.0), dict(iterations=2, temperature=8.0)),
+    ],
+    "resclip": [
+        ({}, {}),
+        (dict(sfr_weight=None), dict(text=None)),
+        (dict(rcs_layers=(3, 11), rcs_weight=0.6, sfr_weight=0.2, sfr_scale=1.8, feedback_thd=0.22),
+         dict(rcs_layers=(3, 11), rcs_weight=0.6, sfr_weight=0.2, sfr_scale=1.8,
+              feedback_thd=0.22)),
+    ],
+    "scclip": [
+        ({}, {}),
+        (dict(similarity_layer=6, early_layer=2, second_pass_layers=(3, 8), cls_weight=0.7,
+              neighbours=5, outlier_quantile=0.8, similarity_threshold=0.7, sharpness=8.0),
+         dict(similarity_layer=6, post_layer=2, second_pass_layers=(3, 8), cls_weight=0.7,
+              neighbours=5, quantile=0.8, threshold=0.7, sharpness=8.0)),
+    ],
+    "rfclip": [
+        (dict(channels=(3, 40, 17), spike=1.6), dict(channels=(3, 40, 17), factor=1.6)),
+        (dict(channels=(3, 40), spike=1.4, smoothing=0.7, similarity_threshold=0.1),
+         dict(channels=(3, 40), factor=1.4, share=0.7, threshold=0.1)),
+    ],
+    "pearl": [({}, {}), (dict(key_weight=0.5), dict(self_weight=0.5))],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "own_names"),
+    [(recipe, *case) for recipe, cases in RIVALS.items() for case in cases],
+)
+@pytest.mark.parametrize("size", [(80, 115), (48, 64)])
+def test_rivals_equal_their_formulas(recipe, changes, own_names, size, tiny_clip):
+    both, text = images(*size), queries(tiny_clip)
+    found = encoder(tiny_clip, recipe, **changes)(both, text)[0]
+    if recipe == "resclip":
+        own_names = {"text": text, **own_names}
+    slow = getattr(reference_rivals, recipe)
+    expected = torch.stack([slow(tiny_clip, image, **own_names) for image in both])
+    torch.testing.assert_close(F.normalize(found, dim=-1), expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("changes", [{}, dict(terms=("qq", "kk"), residual=True)])
+def test_clipseg_equals_its_formula(changes, tiny_clip):
+    """Our reading, written out: a map among patches alike in the middle, values of deep blocks."""
+    image, (h, w) = images(64, 83, batch=1)[0], (4, 5)
+    outputs, _ = reference_rivals.inputs_and_outputs(tiny_clip.visual, image)
+    last, x = tiny_clip.visual.transformer.resblocks[-1], outputs[-2]
+    with torch.no_grad():
+        similarity = torch.zeros(h * w, h * w)
+        for layer in (6, 7, 8):
+            patches = outputs[layer][1:] - outputs[layer][1:].mean(0)
+            for p in range(h * w):
+                for m in range(h * w):
+                    similarity[p, m] += F.cosine_similarity(patches[p], patches[m], dim=0) / 3
+        logits = 5.0 * (similarity - similarity.mean())
+        coherent = torch.eye(1 + h * w)
+        coherent[1:, 1:] = logits.masked_fill(logits < 0, -torch.inf).softmax(-1)
+        own, v = reference.attention_map(last, x, changes.get("terms", ["kk"]))
+        deep = (outputs[9] + outputs[10]) / 2
+        v = 0.7 * v + 0.3 * reference_rivals.projections(last, deep)[2]
+        out = reference_rivals.merge(last, (own + coherent) / 2 @ v)
+        out = out + x if changes else out
+        expected = reference_rivals.features(tiny_clip.visual, out[1:], (h, w))
+    found = encoder(tiny_clip, "clipseg", **changes)(image[None])[0]
+    torch.testing.assert_close(F.normalize(found, dim=-1)[0], expected, atol=2e-5, rtol=0)
 
 
 def test_only_resclip_reads_the_words(tiny_clip):

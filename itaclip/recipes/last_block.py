@@ -37,8 +37,8 @@ class LastBlock(Recipe):
         Ā ← (1 - μ) · Ā + μ · C,    C = softmax(g · (Sim - mean Sim)) where Sim is above its mean
         V = (1 - β) · W_v LN1(Z_{L-1}) + β · W_v LN1(mean of Z_i over the deep layers i)
 
-    with Sim the mean over the coherence layers of the patches' cosine similarity, after the mean patch
-    of the image is taken off.
+    with Sim the mean over the coherence layers of the patches' cosine similarity, after the image's
+    mean patch is taken off.
 
     Args:
         terms: similarity terms that are summed: ``'qk'``, ``'qq'``, ``'kk'``, ``'vv'``, or

@@ -138,9 +138,11 @@ def feedback_map(labels: Tensor) -> Tensor:
     same = flat[:, None] == flat[None]
     connected = same.clone()
     farthest = max(h, w) - 1
+    length = distance.clamp_min(1).unsqueeze(-1)
     for number in range(1, farthest):
-        share = (number / distance.clamp_min(1)).clamp_max(1)  # later steps stay at the end
-        on_line = (at[:, None] + steps * share[..., None]).round().long()  # P, P, 2
+        # Later steps stay at the end; one division, last, so that halves are exact.
+        on_line = (at[:, None] * length + steps * length.clamp_max(number)) / length
+        on_line = on_line.round().long()  # P, P, 2
         connected &= labels[on_line[..., 0], on_line[..., 1]] == flat[:, None]
     decay = torch.exp(-distance / max(farthest, 1))
     raw = torch.where(connected, 1.0, decay) * same
