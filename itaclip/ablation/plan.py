@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmseg.evaluation import IoUMetric
@@ -23,7 +23,7 @@ from torch import nn
 
 from ..clip_model import shared_weights
 from ..errors import InputError
-from ..evaluation import building, check_data
+from ..evaluation import building, check_data, check_model_keys
 from ..paths import PROJECT_ROOT
 from ..recipes import Recipe
 from ..records import data_manifest, file_entry, plain, precision_entry, weights_entry
@@ -200,6 +200,7 @@ class _Builder:
         dataset = self._dataset(dataset_key, settings)
         metric = _metric_of(settings["test_evaluator"])
         metric.dataset_meta = dataset.metainfo
+        check_model_keys(ConfigDict(settings["model"]), self.plan.config_path)
         model = MODELS.build(copy.deepcopy(settings["model"])).eval().to(get_device())
         described = describe_model(settings["model"], model)
         shown = self.plan.limit and min(self.plan.limit, len(dataset))
