@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..evaluation import CheckLabelsHook
-from ..hooks import CheckClassesHook, TrimMemoryHook
+from ..hooks import TrimMemoryHook
 from .plan import Plan, Row
 from .shared import Pictures, sharing
 from .store import Store
@@ -131,7 +131,7 @@ def _evaluate_group(
     at = {part.row.key: part for part in progress}
     begun = {part.row.key: part.images for part in progress}
     first, last = min(begun.values()), max(plan.images(part.row) for part in progress)
-    check = _Checks(progress[0].row, pictures.dataset)
+    check = _label_check(progress[0].row.metric, pictures.dataset)
     counts = dict.fromkeys(("blocks", "last_block", "segmented"), 0)
     stored, trim = time.monotonic(), TrimMemoryHook()
 
@@ -141,19 +141,19 @@ def _evaluate_group(
                 store.save(part.row, part.images, part.sums, part.seconds)
 
     try:
-        with sharing(group) as begin:
+        with sharing(group) as turn:
             for index in tqdm(range(first, last), desc=title, initial=first, total=last):
                 sample = pictures[index]
-                check(index, sample)
-                begin.image()
+                check(sample)
+                turn.next_image()
                 counts["blocks"] += 1
                 for inner in group:
-                    begin.features()
+                    turn.next_features()
                     waiting = [at[row.key] for row in inner if at[row.key].images == index]
                     counts["last_block"] += bool(waiting)
                     counts["segmented"] += len(waiting)
                     for part in waiting:
-                        begin.row()
+                        turn.next_row()
                         part.add(sample)
                 trim.after_test_iter()
                 if time.monotonic() - stored > _STORE_SECONDS:
@@ -164,23 +164,15 @@ def _evaluate_group(
     return counts
 
 
-class _Checks:
-    """What ``eval.py`` checks of classes and masks."""
-
-    def __init__(self, row: Row, dataset: Any) -> None:
-        evaluator = SimpleNamespace(metrics=[row.metric])
-        self._runner = SimpleNamespace(
-            model=row.model,
-            test_dataloader=SimpleNamespace(dataset=dataset),
-            test_loop=SimpleNamespace(evaluator=evaluator),
-        )
-        self._labels = CheckLabelsHook()
-        for hook in (CheckClassesHook(), self._labels):
-            hook.before_test(self._runner)
-
-    def __call__(self, index: int, sample: dict[str, Any]) -> None:
-        batch = {"data_samples": [sample["data_samples"]]}
-        self._labels.before_test_iter(self._runner, index, batch)
+def _label_check(metric: IoUMetric, dataset: Any) -> Callable[[dict[str, Any]], None]:
+    """What ``eval.py`` checks of every mask."""
+    hook, loop = CheckLabelsHook(), SimpleNamespace(evaluator=SimpleNamespace(metrics=[metric]))
+    loader = SimpleNamespace(dataset=dataset)
+    runner = SimpleNamespace(test_loop=loop, test_dataloader=loader)
+    hook.before_test(runner)
+    return lambda sample: hook.before_test_iter(
+        runner, 0, {"data_samples": [sample["data_samples"]]}
+    )
 
 
 # ---- figures ------------------------------------------------------------------------------------

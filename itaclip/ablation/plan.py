@@ -12,6 +12,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -24,6 +25,7 @@ from torch import nn
 from ..clip_model import shared_weights
 from ..errors import InputError
 from ..evaluation import building, check_data, check_model_keys
+from ..hooks import CheckClassesHook
 from ..paths import PROJECT_ROOT
 from ..recipes import Recipe
 from ..records import data_manifest, file_entry, plain, precision_entry, weights_entry
@@ -203,7 +205,12 @@ class _Builder:
         check_model_keys(ConfigDict(settings["model"]), self.plan.config_path)
         model = MODELS.build(copy.deepcopy(settings["model"])).eval().to(get_device())
         described = describe_model(settings["model"], model)
-        shown = self.plan.limit and min(self.plan.limit, len(dataset))
+        model_and_data = SimpleNamespace(
+            model=model, test_dataloader=SimpleNamespace(dataset=dataset)
+        )
+        CheckClassesHook().before_test(model_and_data)
+        limit = self.plan.limit
+        shown = limit if limit is not None and limit < len(dataset) else None
         scored = {"ignore_index": metric.ignore_index, "metrics": metric.metrics}
         key = _digest([described, dataset_key, scored, shown])[:20]
         tower_key, feature_key = _sharing_keys(described, model, dataset_key) or (key, key)

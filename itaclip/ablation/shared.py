@@ -4,11 +4,13 @@ The rows of a group ask for the same windows of a picture, in the same order: th
 the others get the same tensors, so that every figure is the one of a run on its own.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..image_encoder import ImageEncoder
@@ -20,30 +22,30 @@ _KEPT_BYTES = 1 << 30
 _TOWER_BYTES = 4 << 30
 
 
-class _Begin:
+class Turn:
     """Where a group's loops stand: a new picture, the next features, the next row of them."""
 
     def __init__(self) -> None:
         self.towers: SharedTowers | None = None
         self.all_features: list[SharedFeatures] = []
 
-    def image(self) -> None:
+    def next_image(self) -> None:
         self._group = -1
         if self.towers:
             self.towers.next_image()
 
-    def features(self) -> None:
+    def next_features(self) -> None:
         self._group += 1
         if self.towers:
             self.towers.rewind()
         self.all_features[self._group].next_image()
 
-    def row(self) -> None:
+    def next_row(self) -> None:
         self.all_features[self._group].rewind()
 
 
 @contextmanager
-def sharing(group: Sequence[Sequence[Any]]) -> Iterator[_Begin]:
+def sharing(group: Sequence[Sequence[Any]]) -> Iterator[Turn]:
     """Lets the models of a group's rows share, until the end.
 
     Args:
@@ -51,9 +53,9 @@ def sharing(group: Sequence[Sequence[Any]]) -> Iterator[_Begin]:
             features.
 
     Yields:
-        What must be told of every new picture, inner group and row.
+        What must be told whose turn it is: before every picture, inner group and row.
     """
-    begin, replaced = _Begin(), []
+    turn, replaced = Turn(), []
 
     def stand_in(owner: Any, name: str, value: Any) -> None:
         setattr(owner, name, value)
@@ -64,17 +66,17 @@ def sharing(group: Sequence[Sequence[Any]]) -> Iterator[_Begin]:
             encoders = [inner[0].model.image_encoder for inner in group]
             depth = len(encoders[0].visual.transformer.resblocks)
             reads = [encoder.recipe.reads(depth) for encoder in encoders]
-            begin.towers = SharedTowers(encoders[0], reads)
+            turn.towers = SharedTowers(encoders[0], reads)
             for encoder in encoders:
-                stand_in(encoder, "tower", begin.towers)
+                stand_in(encoder, "tower", turn.towers)
         for inner in group:
             compute = getattr(inner[0].model, "view_features", None)
             features = SharedFeatures(compute)
             if len(inner) > 1:
                 for row in inner:
                     stand_in(row.model, "view_features", features)
-            begin.all_features.append(features)
-        yield begin
+            turn.all_features.append(features)
+        yield turn
     finally:
         for owner, name in replaced:
             delattr(owner, name)
@@ -90,6 +92,7 @@ class SharedTowers:
 
     def __init__(self, encoder: ImageEncoder, reads: Sequence[Reads]) -> None:
         self._compute = encoder.tower
+        self._device = encoder.visual.conv1.weight.device
         blocks = (sorted({n for r in reads for n in r.projections}),
                   sorted({n for r in reads for n in r.outputs}))  # fmt: skip
         self._reads = Reads(*map(tuple, blocks))
@@ -97,7 +100,7 @@ class SharedTowers:
 
     def next_image(self) -> None:
         self._kept: dict[tuple[int, int], Tower] = {}  # by first pass and number of passes
-        self._room = _TOWER_BYTES
+        self._room = _room_for_towers(self._device)
         self.rewind()
 
     def rewind(self) -> None:
@@ -118,6 +121,16 @@ class SharedTowers:
         # Recipes get lists of their own; the tensors are the same.
         own = dict(projections=dict(tower.projections), outputs=dict(tower.outputs))
         return replace(tower, **own)
+
+
+def _room_for_towers(device: torch.device) -> int:
+    """Bytes, at most _TOWER_BYTES: an eighth of the memory, on a GPU a quarter of what is free."""
+    if device.type == "cuda":
+        return min(_TOWER_BYTES, torch.cuda.mem_get_info(device)[0] // 4)
+    try:
+        return min(_TOWER_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8)
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return _TOWER_BYTES // 4
 
 
 def _tower_bytes(tower: Tower) -> int:
