@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from .clip_model import SHIPPED_MODELS, load_clip
 from .errors import InputError
-from .images import find_images, read_image, resize, source_of
+from .hooks import trim_memory
+from .images import find_images, read_image, resize, resized_shape, source_of
 from .paths import resolve_path
 from .postprocess import check_postprocess
 from .recipes import RECIPES, Recipe
@@ -37,6 +39,7 @@ Background = bool | str | Sequence[str] | None
 _PHOTOGRAPHS = dict(
     short_side=336,
     max_long_side=2048,
+    max_result_side=1024,
     image_engineering_weight=0.75,
     pamr=dict(num_iter=10, dilations=(8, 16)),
 )
@@ -44,6 +47,7 @@ _PHOTOGRAPHS = dict(
 _STORYBOOK = dict(
     short_side=None,
     max_long_side=2048,
+    max_result_side=1024,
     image_engineering_weight=None,
     pamr=dict(num_iter=10, dilations=(4, 8)),
     stride=(56, 56),
@@ -65,9 +69,9 @@ class EncodedImage:
         source: the file's path or ``'image'``.
     """
 
-    image: np.ndarray
-    inputs: Tensor
-    features: DenseFeatures | None
+    image: np.ndarray = field(repr=False)
+    inputs: Tensor = field(repr=False)
+    features: DenseFeatures | None = field(repr=False)
     source: str
     made_by: tuple = field(repr=False)
 
@@ -81,6 +85,7 @@ def load(
     precision: str = DEFAULT,
     short_side: int | None = DEFAULT,
     max_long_side: int | None = DEFAULT,
+    max_result_side: int | None = DEFAULT,
     crop_size: int | tuple[int, int] | None = DEFAULT,
     stride: int | tuple[int, int] = DEFAULT,
     image_engineering_weight: float | None = DEFAULT,
@@ -109,6 +114,9 @@ def load(
         short_side: pictures are resized to it, in pixels; None keeps their size. Default: 336;
             storybook-tiny: None.
         max_long_side: limit of the long side, in pixels; default: 2048.
+        max_result_side: labels and scores of larger pictures are made with this long side and then
+            enlarged to the picture's, since refining ten million pixels takes most of a minute;
+            None makes them at full size, as with a config. Default: 1024.
         crop_size: side of the windows, or (height, width); None takes the whole picture at once.
             Default: the size that the model was trained with (ViT-B/16: 224).
         stride: step of the windows; default: a quarter of the model's size (56), a third of the
@@ -149,7 +157,8 @@ def load(
     attention = recipe if recipe is not None else settings.pop("attention", "itaclip")
     settings.pop("attention", None)
     depth = len(clip.visual.transformer.resblocks)
-    sizes = [_side(settings.pop(key, None), key) for key in ("short_side", "max_long_side")]
+    limits = ("short_side", "max_long_side", "max_result_side")
+    sizes = [_side(settings.pop(key, None), key) for key in limits]
     settings["test_cfg"] = _windows(settings)
     segmentor = ITACLIPSegmentor(clip, attention=_fitting(attention, depth), **settings).eval()
     segmentor.text_encoder.remember = True
@@ -174,9 +183,11 @@ class Segmenter:
         segmentor: ITACLIPSegmentor,
         short_side: int | None = None,
         max_long_side: int | None = None,
+        max_result_side: int | None = None,
     ) -> None:
         self.segmentor = segmentor
         self.short_side, self.max_long_side = short_side, max_long_side
+        self.max_result_side = max_result_side
         self._vocabularies: dict[tuple, ITACLIPSegmentor] = {}
 
     @property
@@ -206,7 +217,7 @@ class Segmenter:
         """
         depth = len(self.segmentor.image_encoder.visual.transformer.resblocks)
         variant = self.segmentor.variant(_fitting(recipe, depth))
-        return Segmenter(variant, self.short_side, self.max_long_side)
+        return Segmenter(variant, self.short_side, self.max_long_side, self.max_result_side)
 
     # ---- one picture ----------------------------------------------------------------------------
 
@@ -295,13 +306,14 @@ class Segmenter:
         segmentor.return_scores = scores
         encoded = self.encode(image)
         size = encoded.image.shape[:2]
-        labels, values = segmentor.segment(encoded.inputs, size, encoded.features)
+        made = resized_shape(size, None, self.max_result_side)
+        labels, values = segmentor.segment(encoded.inputs, made, encoded.features)
         vocabulary = segmentor.vocabulary
         names = vocabulary.first_names
         return Segmentation(
             encoded.image,
-            labels.cpu().numpy().astype(np.int32),
-            None if values is None else values.float().cpu().numpy(),
+            _enlarged(labels.cpu().numpy().astype(np.int32), size),
+            None if values is None else _enlarged(values.float().cpu().numpy(), size),
             (BACKGROUND, *names[1:]) if vocabulary.background else names,
             class_colours(vocabulary.num_classes, vocabulary.background),
             encoded.source,
@@ -366,6 +378,7 @@ class Segmenter:
                 on_error(source or source_of(image), error)
                 continue
             yield self.segment(encoded, classes, **options)
+            trim_memory()
 
     def segment_folder(
         self,
@@ -381,6 +394,19 @@ class Segmenter:
             InputError: there are none.
         """
         return self.segment_batch(find_images(folder), classes, on_error=on_error, **options)
+
+
+def _enlarged(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Labels (h, w), by the nearest, or scores (h, w, C), bilinearly, at (H, W)."""
+    if array.shape[:2] == size:
+        return array
+    if array.ndim == 2:
+        return cv2.resize(array, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    result = np.empty((*size, array.shape[2]), np.float32)
+    for index in range(array.shape[2]):  # OpenCV takes few channels at a time
+        channel = np.ascontiguousarray(array[..., index])
+        result[..., index] = cv2.resize(channel, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return result
 
 
 # ---- settings -----------------------------------------------------------------------------------

@@ -101,12 +101,7 @@ def _from_pillow(picture: Image.Image, name: str) -> np.ndarray:
         return _from_array(np.asarray(picture), name)
     if picture.has_transparency_data:
         return _from_array(np.asarray(picture.convert("RGBA")), name)
-    try:
-        return np.array(picture.convert("RGB"))
-    except ValueError:
-        raise InputError(
-            f"{name}: pictures of the mode {picture.mode} have no way to RGB; save it as RGB."
-        ) from None
+    return np.array(picture.convert("RGB"))
 
 
 def _from_array(array: np.ndarray, name: str) -> np.ndarray:

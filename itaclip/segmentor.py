@@ -299,14 +299,25 @@ class ITACLIPSegmentor(BaseSegmentor):
 
     def _window_features(self, crops: Sequence[Tensor]) -> Tensor:
         """Fused features (B, h, w, E) of windows [(3, H, W)] * B."""
+        features = self.view_features(crops)
+        with stage("views"):
+            return fuse_features(features, self.views)
+
+    def view_features(self, crops: Sequence[Tensor]) -> Tensor:
+        """Normalised features of every view of windows [(3, H, W)] * B, in the views' frames.
+
+        All that the image encoder does passes through here; what comes after is cheap, so that
+        models that differ only there can share what this returns (see :mod:`itaclip.ablation`).
+
+        Returns:
+            (V, B, h, w, E).
+        """
         with stage("views"):
             batch = torch.stack(list(crops))
             inputs = torch.cat([view.apply(batch) for view in self.views])
         with stage("encoder"):
             features, _ = self.image_encoder(inputs, self.text_features)
-            features = F.normalize(features, dim=-1)
-        with stage("views"):
-            return fuse_features(features.unflatten(0, (len(self.views), -1)), self.views)
+            return F.normalize(features, dim=-1).unflatten(0, (len(self.views), -1))
 
     @torch.no_grad()
     def scores(self, logits: Tensor, guide: Tensor) -> Tensor:

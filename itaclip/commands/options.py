@@ -40,6 +40,13 @@ def add_model_options(parser: argparse.ArgumentParser, recipe: bool = True) -> N
         metavar="PIXELS",
         help="size that pictures are brought to; default: 336 (storybook-tiny: their own)",
     )
+    group.add_argument(
+        "--max-result-side",
+        type=_positive,
+        metavar="PIXELS",
+        help="larger pictures are labelled at this long side, then enlarged; default: 1024 (with "
+        "--config: none)",
+    )
     group.add_argument("--device", help="such as cpu or cuda:1; default: the first GPU, else cpu")
     group.add_argument(
         "--precision", choices=["auto", "fp32", "bf16", "fp16"], help="default: auto"
@@ -48,7 +55,7 @@ def add_model_options(parser: argparse.ArgumentParser, recipe: bool = True) -> N
 
 def load_model(args: argparse.Namespace) -> Segmenter:
     """The model that :func:`add_model_options` describes."""
-    keys = ("stride", "short_side", "precision")
+    keys = ("stride", "short_side", "max_result_side", "precision")
     given = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
     return load(
         args.model,
