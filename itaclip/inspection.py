@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as _Figure
 
-from .api import EncodedImage, ImageLike, Segmenter
 from .errors import InputError
 from .images import read_image, source_of
 from .segmentation import Segmentation
+from .segmenter import EncodedImage, ImageLike, Segmenter
 
 # Recipes that are looked at unless others are asked for.
 LOOKED_AT = ("clip", "naclip", "itaclip")
