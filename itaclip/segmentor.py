@@ -29,7 +29,7 @@ from .postprocess import (
     label_map,
     small_classes,
 )
-from .refinement import pamr, parse_pamr, reach
+from .refinement import pamr, pamr_strips, parse_pamr
 from .sliding_window import (
     WindowAssembler,
     WindowGrid,
@@ -45,8 +45,8 @@ from .vocabulary import Vocabulary, load_vocabulary
 
 # A progress bar within one image appears above this number of windows.
 _MANY_WINDOWS = 500
-# Labels without scores are made in strips of about this many pixels times queries (1 GB).
-_STRIP_ELEMENTS = 1 << 28
+# Labels without scores or refinement are made in strips of this many pixels times queries (64 MB).
+_STRIP_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -291,8 +291,7 @@ class ITACLIPSegmentor(BaseSegmentor):
     def _class_scores(self, logits: Tensor, guide: Tensor | None) -> Tensor:
         """Refinement, softmax and grouping: (H, W, Q), overwritten, and (3, H, W) → (H, W, C)."""
         if self.pamr is not None:
-            with stage("refinement"):
-                logits = pamr(logits, guide, **self.pamr)
+            logits = pamr(logits, guide, **self.pamr)
         with stage("post-processing"):
             return class_scores(logits, self.vocabulary.query_classes, self.logit_scale)
 
@@ -300,31 +299,30 @@ class ITACLIPSegmentor(BaseSegmentor):
     def labels(self, image: Tensor, output_size: tuple[int, int]) -> Tensor:
         """Labels (H, W) of one image without ever holding all its scores.
 
-        The output is made in strips of rows, each with as many rows around it as refinement can
-        reach, so that the labels are those of :meth:`scores`. With the area rule, strips are made
-        twice where a class is left out.
+        The output is made in strips of rows, so that the labels are those of :meth:`scores`. With
+        the area rule, strips are made twice where a class is left out.
 
         Args:
             image: (3, H', W') CLIP-normalised.
             output_size: (H, W).
         """
         windows, rows = self._rows_of(image)
-        assemble = self._assembler(windows, output_size)
         maps = [self._similarities(features) for features in rows]
+        assemble = self._assembler(windows, output_size)
         guide = self._guide(image, output_size)
-        halo = reach(**self.pamr) if self.pamr else 0
-        height, width = output_size
-        step = max(_STRIP_ELEMENTS // (width * len(self.text_features)), halo, 1)
+        (height, width), queries = output_size, len(self.text_features)
+        step = max(1, _STRIP_ELEMENTS // (width * queries))
 
         def strips() -> Iterator[Tensor]:
-            for top in range(0, height, step):
-                bottom = min(top + step, height)
-                first, last = max(0, top - halo), min(height, bottom + halo)
-                logits = assemble(maps, (first, last))
-                own_guide = None if guide is None else guide[:, first:last]
-                scores = self._class_scores(logits, own_guide)
-                yield scores[top - first : bottom - first]
-                del logits, scores  # before the next strip is made
+            strip = assemble.strips(maps)
+            if self.pamr is not None:
+                logits = pamr_strips(strip, queries, guide, **self.pamr)
+            else:
+                logits = (strip(top, min(top + step, height)) for top in range(0, height, step))
+            for own in logits:
+                with stage("post-processing"):
+                    own = class_scores(own, self.vocabulary.query_classes, self.logit_scale)
+                yield own
 
         def sweep(left_out: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
             parts, areas = [], 0

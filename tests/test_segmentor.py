@@ -199,6 +199,7 @@ def test_labels_in_strips_equal_labels_of_scores(pamr, area_thd, tiny_clip_path,
     image, size = bgr_image(83, 97), (119, 131)
     whole = run(build(tiny_clip_path, **settings), [image], [size])[0]
     monkeypatch.setattr("itaclip.segmentor._STRIP_ELEMENTS", 131 * 7 * 20)
+    monkeypatch.setattr("itaclip.refinement._TILE_ELEMENTS", dict(cpu=131 * 7 * 20))
     strips = run(build(tiny_clip_path, return_scores=False, **settings), [image], [size])[0]
     assert "seg_logits" not in strips
     assert len(whole.pred_sem_seg.data.unique()) > 1
