@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import InputError
+from .progress import advance
 from .stages import stage
 
 # Elements of one gather: on a CPU what caches hold, on a GPU what makes a launch worth while.
@@ -204,6 +205,7 @@ class _Bands:
             values = values.view(bottom - top, -1, values.shape[-1])
             yield slice(left, left + values.shape[1]), values
             left += values.shape[1]
+            advance(values.numel())
 
     def _neighbours(self, band: int, origin: int, modulus: int) -> list[Tensor]:
         """Flat places of the neighbours, [(pixels, P)] tile by tile; borders are replicated.

@@ -1,6 +1,7 @@
 """The registered segmentor: text once, then views → windows → features → scores → labels."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from mmseg.models.segmentors import BaseSegmentor
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
-from tqdm import tqdm
 
 from .attention import resolve_recipe
 from .clip_model import load_clip
@@ -29,6 +29,7 @@ from .postprocess import (
     label_map,
     small_classes,
 )
+from .progress import advance, extend, progress
 from .refinement import pamr, pamr_strips, parse_pamr
 from .sliding_window import (
     WindowAssembler,
@@ -43,8 +44,11 @@ from .text_encoder import TextEncoder, imagenet_templates
 from .views import fuse_features, make_views
 from .vocabulary import Vocabulary, load_vocabulary
 
-# A progress bar within one image appears above this number of windows.
+# A progress bar within one image appears from this number of windows, or of pixels times queries.
 _MANY_WINDOWS = 500
+_MANY_ELEMENTS = 1 << 29
+# For that bar: about as many elements are refined once in the time of one encoder pass.
+_ELEMENTS_PER_PASS = 10_000_000
 # Labels without scores or refinement are made in strips of this many pixels times queries (64 MB).
 _STRIP_ELEMENTS = 1 << 24
 
@@ -194,7 +198,8 @@ class ITACLIPSegmentor(BaseSegmentor):
         """
         image = inputs[0] if inputs.ndim == 4 else inputs
         windows = self._windows(image)
-        rows = list(self._row_features(image, windows))
+        with self._progress(windows):
+            rows = list(self._row_features(image, windows))
         return DenseFeatures(windows, torch.cat(rows))
 
     @torch.no_grad()
@@ -211,8 +216,9 @@ class ITACLIPSegmentor(BaseSegmentor):
             (H, W, Q) fp32.
         """
         windows, rows = self._rows_of(image)
-        assemble = self._assembler(windows, output_size or windows.image_size)
-        return assemble(self._similarities(features) for features in rows)
+        # All windows first: the encoder's memory is free again before the output takes its own.
+        maps = [self._similarities(features) for features in rows]
+        return self._assembler(windows, output_size or windows.image_size)(maps)
 
     def _rows_of(self, image: Tensor | DenseFeatures) -> tuple[WindowGrid, Iterable[Tensor]]:
         """The windows, and the fused features (K, h, w, E) of each row of them."""
@@ -243,15 +249,31 @@ class ITACLIPSegmentor(BaseSegmentor):
             bytes_each=len(self.views) * self.image_encoder.bytes_per_pass(windows.window),
             passes_each=len(self.views),
         )
-        bar = tqdm(
-            batches, desc="windows", total=len(windows), disable=len(windows) < _MANY_WINDOWS
-        )
         per_row, waiting = len(windows.lefts), []
-        for features in bar:
+        for features in batches:
+            advance(self._window_work())
             waiting.append(features)
             if len(waiting) == per_row:
                 yield torch.stack(waiting)
                 waiting = []
+
+    def _window_work(self) -> int:
+        return len(self.views) * _ELEMENTS_PER_PASS
+
+    def _progress(
+        self, windows: WindowGrid, output_size: tuple[int, int] = (0, 0)
+    ) -> AbstractContextManager[None]:
+        """The bar over one image's windows and output, if these are many."""
+        many = len(windows) >= _MANY_WINDOWS or self._output_elements(output_size) >= _MANY_ELEMENTS
+        return progress(len(windows) * self._window_work() + self._output_work(output_size), many)
+
+    def _output_elements(self, size: tuple[int, int]) -> int:
+        return size[0] * size[1] * len(self.text_features)
+
+    def _output_work(self, size: tuple[int, int]) -> int:
+        """Iterations and softmax."""
+        iterations = self.pamr["num_iter"] if self.pamr else 0
+        return self._output_elements(size) * (1 + iterations)
 
     def _window_features(self, crops: Sequence[Tensor]) -> Tensor:
         """Fused features (B, h, w, E) of windows [(3, H, W)] * B."""
@@ -278,7 +300,7 @@ class ITACLIPSegmentor(BaseSegmentor):
         scores = self._class_scores(logits, self._guide(guide, tuple(logits.shape[:2])))
         if self.area_thd is not None:
             with stage("post-processing"):
-                scores[..., small_classes(class_areas(scores), self.area_thd)] = 0
+                scores.index_fill_(-1, small_classes(class_areas(scores), self.area_thd), 0)
         return scores
 
     def _guide(self, image: Tensor, size: tuple[int, int]) -> Tensor | None:
@@ -328,7 +350,7 @@ class ITACLIPSegmentor(BaseSegmentor):
             parts, areas = [], 0
             for scores in strips():
                 if left_out is not None:
-                    scores[..., left_out] = 0
+                    scores.index_fill_(-1, left_out, 0)
                 elif self.area_thd is not None:
                     areas = areas + class_areas(scores)
                 parts.append(label_map(scores, self.prob_thd))
@@ -337,6 +359,7 @@ class ITACLIPSegmentor(BaseSegmentor):
 
         labels, areas = sweep()
         if self.area_thd is not None and len(left_out := small_classes(areas, self.area_thd)):
+            extend(self._output_work(output_size))
             labels, _ = sweep(left_out)
         return labels
 
@@ -364,15 +387,16 @@ class ITACLIPSegmentor(BaseSegmentor):
             output_size = tuple(sample.metainfo.get("ori_shape", image.shape[-2:])[:2])
             flip = _flipped_axis(sample.metainfo)
             data = {}
-            if self.return_scores:
-                scores = self.scores(self.query_logits(image, output_size), image)
-                scores = scores if flip is None else scores.flip(flip)
-                data["seg_logits"] = PixelData(data=scores.permute(2, 0, 1))
-                with stage("post-processing"):
-                    labels = label_map(scores, self.prob_thd)
-            else:
-                labels = self.labels(image, output_size)
-                labels = labels if flip is None else labels.flip(flip)
+            with self._progress(self._windows(image), output_size):
+                if self.return_scores:
+                    scores = self.scores(self.query_logits(image, output_size), image)
+                    scores = scores if flip is None else scores.flip(flip)
+                    data["seg_logits"] = PixelData(data=scores.permute(2, 0, 1))
+                    with stage("post-processing"):
+                        labels = label_map(scores, self.prob_thd)
+                else:
+                    labels = self.labels(image, output_size)
+                    labels = labels if flip is None else labels.flip(flip)
             if self.label_closing:
                 with stage("post-processing"):
                     labels = close_labels(labels, self.label_closing)

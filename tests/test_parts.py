@@ -199,12 +199,14 @@ def test_pamr_keeps_constants(tiles):
 def test_scores_equal_softmax_and_grouped_maximum(classes, monkeypatch):
     logits = random(len(classes), 13, 17)
     expected = reference.class_scores(logits, classes, 7.0)
-    monkeypatch.setattr("itaclip.postprocess._STRIP_ELEMENTS", 100)
+    monkeypatch.setattr("itaclip.postprocess._STRIP_ELEMENTS", dict(cpu=100))
     found = class_scores(logits.permute(1, 2, 0).contiguous(), classes, 7.0)
     torch.testing.assert_close(found.permute(2, 0, 1), expected)
 
 
-def test_small_classes_are_found():
+@pytest.mark.parametrize("strip", [1, 10 * 4 * 3, 1 << 20])
+def test_small_classes_are_found(strip, monkeypatch):
+    monkeypatch.setattr("itaclip.postprocess._STRIP_ELEMENTS", dict(cpu=strip))
     scores = torch.full((10, 10, 4), 0.1)
     scores[:, :5, 0] = 0.9  # 50 pixels of background, which never counts
     scores[:, 5:, 1] = 0.8  # 45
@@ -215,6 +217,14 @@ def test_small_classes_are_found():
     assert small_classes(areas, 0.0999).tolist() == [3]
 
 
+def test_labels_are_those_of_the_best_scores(monkeypatch):
+    monkeypatch.setattr("itaclip.postprocess._STRIP_ELEMENTS", dict(cpu=13 * 5 * 3))
+    scores = random(17, 13, 5)
+    scores[4, 5] = 3.0  # all equal
+    assert torch.equal(label_map(scores, -9), scores.argmax(-1))
+    assert label_map(scores, -9)[4, 5] == 0
+
+
 def test_unsure_pixels_become_class_0():
     scores = torch.tensor([[[0.2, 0.7], [0.2, 0.3]]])
     assert label_map(scores, 0.5).tolist() == [[1, 0]]
@@ -222,7 +232,9 @@ def test_unsure_pixels_become_class_0():
 
 
 @pytest.mark.parametrize("size", [3, 5])
-def test_closing_equals_opencv_and_the_pixel_loop(size):
+@pytest.mark.parametrize("strip", [1, 31 * 9, 1 << 20])
+def test_closing_equals_opencv_and_the_pixel_loop(size, strip, monkeypatch):
+    monkeypatch.setattr("itaclip.postprocess._STRIP_ELEMENTS", dict(cpu=strip))
     labels = torch.from_numpy(np.random.default_rng(0).integers(0, 200, (23, 31)))
     kernel = np.ones((size, size), np.uint8)
     opencv = cv2.morphologyEx(labels.numpy().astype(np.uint8), cv2.MORPH_CLOSE, kernel)
