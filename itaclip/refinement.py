@@ -11,7 +11,8 @@ weights are dropped after its last one: neither a second map nor all weights are
 Shapes: H, W pixels; Q queries (last); P = 8 neighbours · number of dilations.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ from .stages import stage
 # Elements of one gather: on a CPU what caches hold, on a GPU what makes a launch worth while.
 _TILE_ELEMENTS = dict(cpu=1 << 20, cuda=1 << 26)
 # Elements of bands waiting to be written in one sweep, which bounds the iterations it makes.
-_WAITING_ELEMENTS = dict(cpu=1 << 25, cuda=1 << 28)
+_WAITING_ELEMENTS = dict(cpu=1 << 24, cuda=1 << 28)
 _OFFSETS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 _NEIGHBOURS = tuple(offset for offset in _OFFSETS if offset != (0, 0))
 
@@ -54,7 +55,7 @@ def parse_pamr(pamr: Mapping | None) -> dict | None:
 def pamr(scores: Tensor, guide: Tensor, num_iter: int, dilations: Sequence[int]) -> Tensor:
     """Refines score maps along the edges of an image, in place.
 
-    Beside the scores, bands of at most 160 MB (1.5 GB on a GPU) are held, or, where this is more,
+    Beside the scores, bands of about 100 MB (1.5 GB on a GPU) are held, or, where this is more,
     three bands of ``max(dilations)`` rows; for scores that are not contiguous, a copy as well.
 
     Args:
@@ -89,11 +90,19 @@ def _sweep(scores: Tensor, bands: "_Bands", iterations: int) -> None:
         for iteration in range(iterations):
             band = step - 2 * iteration
             if 0 <= band <= len(bands):
-                new = list(bands.refined(scores, band)) if band < len(bands) else []
-                for columns, values in waiting[iteration]:
-                    scores[slice(*bands[band - 1]), columns] = values
-                waiting[iteration] = new
+                above, waiting[iteration] = iter(waiting[iteration]), []
+                for tile in bands.refined(scores, band) if band < len(bands) else ():
+                    waiting[iteration].append(tile)
+                    # What is two tiles to the left is out of reach of the next one.
+                    if len(waiting[iteration]) > 1 and bands.columns >= bands.reach:
+                        _write(scores, bands, band - 1, itertools.islice(above, 1))
+                _write(scores, bands, band - 1, above)
         bands.forget(step - 2 * (iterations - 1))
+
+
+def _write(scores: Tensor, bands: "_Bands", band: int, tiles: Iterable) -> None:
+    for columns, values in tiles:
+        scores[slice(*bands[band]), columns] = values
 
 
 def pamr_strips(

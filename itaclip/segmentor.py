@@ -1,5 +1,6 @@
 """The registered segmentor: text once, then views → windows → features → scores → labels."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,12 +15,11 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from .attention import resolve_recipe
 from .clip_model import load_clip
 from .data_preprocessor import CLIPDataPreprocessor
 from .errors import InputError
 from .image_encoder import ImageEncoder
-from .memory import run_in_batches
+from .memory import give_back_freed_memory, run_in_batches
 from .paths import resolve_path
 from .postprocess import (
     check_postprocess,
@@ -30,6 +30,7 @@ from .postprocess import (
     small_classes,
 )
 from .progress import advance, extend, progress
+from .recipes import Recipe, resolve_recipe
 from .refinement import pamr, pamr_strips, parse_pamr
 from .sliding_window import (
     WindowAssembler,
@@ -60,10 +61,12 @@ class DenseFeatures:
     Attributes:
         windows: the grid of R·K windows.
         features: (R·K, h, w, E).
+        vocabulary: the words that a recipe with ``needs_text`` read for them; else None.
     """
 
     windows: WindowGrid
     features: Tensor
+    vocabulary: Vocabulary | None = None
 
 
 @MODELS.register_module()
@@ -71,7 +74,8 @@ class ITACLIPSegmentor(BaseSegmentor):
     """Segments images into any vocabulary with a frozen CLIP.
 
     Args:
-        clip_model: OpenAI's name, ``'storybook-tiny'``, or the path of a checkpoint.
+        clip_model: OpenAI's name, ``'storybook-tiny'``, the path of a checkpoint, or a loaded
+            ``clip.model.CLIP``, which is taken over.
         name_path: class-name file, a line per class, names separated by commas.
         background: class 0 is "everything else"; it takes no auxiliary text.
         auxiliary_text_path: file of lines ``name >= text``; None = off.
@@ -85,7 +89,8 @@ class ITACLIPSegmentor(BaseSegmentor):
         pamr: ``dict(num_iter=10, dilations=(8, 16))``; None = off.
         precision: ``'auto'``, ``'fp32'``, ``'bf16'`` or ``'fp16'`` of the encoder's blocks.
         test_cfg: ``dict(mode='slide', crop_size=…, stride=…)`` or ``dict(mode='whole')``.
-        vocabulary: given instead of ``name_path`` and ``auxiliary_text_path`` from Python.
+        vocabulary: given instead of ``name_path`` and ``auxiliary_text_path`` from Python;
+            ``Vocabulary.empty()`` leaves the classes to :meth:`set_vocabulary`.
         text_cache: keep text features on disk for later starts.
         window_batch: windows in one batch; None fits the device.
         return_scores: False leaves ``seg_logits`` out and makes labels in strips, which bounds the
@@ -99,7 +104,7 @@ class ITACLIPSegmentor(BaseSegmentor):
 
     def __init__(
         self,
-        clip_model: str = "ViT-B/16",
+        clip_model: str | Path | torch.nn.Module = "ViT-B/16",
         name_path: str | Path | None = None,
         background: bool = False,
         auxiliary_text_path: str | Path | None = None,
@@ -150,7 +155,7 @@ class ITACLIPSegmentor(BaseSegmentor):
         self.aux_text_weight = _checked_weight(aux_text_weight)
         if vocabulary is None:
             vocabulary = self._read_vocabulary(name_path, auxiliary_text_path, background)
-        if prob_thd > 0 and not vocabulary.background:
+        if prob_thd > 0 and vocabulary.num_classes and not vocabulary.background:
             print_log(
                 f"prob_thd={prob_thd} turns unsure pixels into class 0, "
                 f"{vocabulary.first_names[0]!r}, though background=False.",
@@ -158,7 +163,8 @@ class ITACLIPSegmentor(BaseSegmentor):
                 level=30,
             )
 
-        clip = load_clip(_model_path(clip_model))
+        loaded = isinstance(clip_model, torch.nn.Module)
+        clip = clip_model if loaded else load_clip(model_path(clip_model))
         recipe = resolve_recipe(attention, len(clip.visual.transformer.resblocks))
         self.image_encoder = ImageEncoder(clip.visual, recipe, precision)
         self.text_encoder = TextEncoder(clip)
@@ -175,10 +181,40 @@ class ITACLIPSegmentor(BaseSegmentor):
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Encodes other classes; the model and the features of images stay as they are."""
+        self._use_words(vocabulary, self.aux_text_weight)
+
+    def variant(
+        self,
+        attention: str | Mapping | Recipe | None = None,
+        vocabulary: Vocabulary | None = None,
+        aux_text_weight: float | None = None,
+    ) -> "ITACLIPSegmentor":
+        """A segmentor with another recipe or other words that shares this one's weights.
+
+        This one stays as it is; what is None is taken over.
+        """
+        other = _sharing(self)
+        if attention is not None:
+            blocks = self.image_encoder.visual.transformer.resblocks
+            self.image_encoder.prepare()  # so that a lowered copy of the weights is shared too
+            other.image_encoder = _sharing(self.image_encoder)
+            recipe = resolve_recipe(attention, len(blocks))
+            recipe.check_width(self.image_encoder.visual.conv1.out_channels)
+            other.image_encoder.recipe = recipe
+        if vocabulary is not None or aux_text_weight is not None:
+            weight = self.aux_text_weight if aux_text_weight is None else aux_text_weight
+            other._use_words(vocabulary or self.vocabulary, weight)
+        return other
+
+    def _use_words(self, vocabulary: Vocabulary, aux_text_weight: float) -> None:
+        self.aux_text_weight = _checked_weight(aux_text_weight)
         with stage("text"):
-            features = self.text_encoder.vocabulary_features(
-                vocabulary, self.aux_text_weight, imagenet_templates(), self.text_cache
-            )
+            if vocabulary.num_classes:
+                features = self.text_encoder.vocabulary_features(
+                    vocabulary, self.aux_text_weight, imagenet_templates(), self.text_cache
+                )
+            else:
+                features = self.text_encoder.text_projection.new_zeros(0, 1)
         self.vocabulary = vocabulary
         self.register_buffer("text_features", features, persistent=False)  # Q, E
         names = vocabulary.first_names
@@ -200,7 +236,8 @@ class ITACLIPSegmentor(BaseSegmentor):
         windows = self._windows(image)
         with self._progress(windows):
             rows = list(self._row_features(image, windows))
-        return DenseFeatures(windows, torch.cat(rows))
+        read = self.vocabulary if self.image_encoder.recipe.needs_text else None
+        return DenseFeatures(windows, torch.cat(rows), read)
 
     @torch.no_grad()
     def query_logits(
@@ -218,16 +255,30 @@ class ITACLIPSegmentor(BaseSegmentor):
         windows, rows = self._rows_of(image)
         # All windows first: the encoder's memory is free again before the output takes its own.
         maps = [self._similarities(features) for features in rows]
-        return self._assembler(windows, output_size or windows.image_size)(maps)
+        output_size = output_size or windows.image_size
+        large = self._output_elements(output_size) >= _MANY_ELEMENTS
+        if large:
+            give_back_freed_memory()
+        logits = self._assembler(windows, output_size)(maps)
+        if large:
+            give_back_freed_memory()
+        return logits
 
     def _rows_of(self, image: Tensor | DenseFeatures) -> tuple[WindowGrid, Iterable[Tensor]]:
         """The windows, and the fused features (K, h, w, E) of each row of them."""
         if isinstance(image, DenseFeatures):
+            if image.vocabulary not in (None, self.vocabulary):
+                raise InputError(
+                    "features: this recipe reads the words, and these features were made for "
+                    "others; extract them again after set_vocabulary."
+                )
             return image.windows, image.features.split(len(image.windows.lefts))
         windows = self._windows(image)
         return windows, self._row_features(image, windows)
 
     def _assembler(self, windows: WindowGrid, output_size: tuple[int, int]) -> WindowAssembler:
+        if not self.vocabulary.num_classes:
+            raise InputError("vocabulary: there are no classes yet; give them by set_vocabulary().")
         patches = self.image_encoder.grid(windows.window)
         return WindowAssembler(windows, patches, output_size, self.text_features.device)
 
@@ -261,11 +312,12 @@ class ITACLIPSegmentor(BaseSegmentor):
         return len(self.views) * _ELEMENTS_PER_PASS
 
     def _progress(
-        self, windows: WindowGrid, output_size: tuple[int, int] = (0, 0)
+        self, windows: WindowGrid | None, output_size: tuple[int, int] = (0, 0)
     ) -> AbstractContextManager[None]:
-        """The bar over one image's windows and output, if these are many."""
-        many = len(windows) >= _MANY_WINDOWS or self._output_elements(output_size) >= _MANY_ELEMENTS
-        return progress(len(windows) * self._window_work() + self._output_work(output_size), many)
+        """The bar over one image's windows, if any are to be encoded, and output, if many."""
+        count = 0 if windows is None else len(windows)
+        many = count >= _MANY_WINDOWS or self._output_elements(output_size) >= _MANY_ELEMENTS
+        return progress(count * self._window_work() + self._output_work(output_size), many)
 
     def _output_elements(self, size: tuple[int, int]) -> int:
         return size[0] * size[1] * len(self.text_features)
@@ -277,14 +329,25 @@ class ITACLIPSegmentor(BaseSegmentor):
 
     def _window_features(self, crops: Sequence[Tensor]) -> Tensor:
         """Fused features (B, h, w, E) of windows [(3, H, W)] * B."""
+        features = self.view_features(crops)
+        with stage("views"):
+            return fuse_features(features, self.views)
+
+    def view_features(self, crops: Sequence[Tensor]) -> Tensor:
+        """Normalised features of every view of windows [(3, H, W)] * B, in the views' frames.
+
+        All that the image encoder does passes through here; what comes after is cheap, so that
+        models that differ only there can share what this returns (see :mod:`itaclip.ablation`).
+
+        Returns:
+            (V, B, h, w, E).
+        """
         with stage("views"):
             batch = torch.stack(list(crops))
             inputs = torch.cat([view.apply(batch) for view in self.views])
         with stage("encoder"):
-            features, _ = self.image_encoder(inputs)
-            features = F.normalize(features, dim=-1)
-        with stage("views"):
-            return fuse_features(features.unflatten(0, (len(self.views), -1)), self.views)
+            features, _ = self.image_encoder(inputs, self.text_features)
+            return F.normalize(features, dim=-1).unflatten(0, (len(self.views), -1))
 
     @torch.no_grad()
     def scores(self, logits: Tensor, guide: Tensor) -> Tensor:
@@ -314,24 +377,29 @@ class ITACLIPSegmentor(BaseSegmentor):
         """Refinement, softmax and grouping: (H, W, Q), overwritten, and (3, H, W) → (H, W, C)."""
         if self.pamr is not None:
             logits = pamr(logits, guide, **self.pamr)
+            if logits.numel() >= _MANY_ELEMENTS:
+                give_back_freed_memory()
         with stage("post-processing"):
             return class_scores(logits, self.vocabulary.query_classes, self.logit_scale)
 
     @torch.no_grad()
-    def labels(self, image: Tensor, output_size: tuple[int, int]) -> Tensor:
+    def labels(
+        self, image: Tensor | DenseFeatures, output_size: tuple[int, int], guide: Tensor
+    ) -> Tensor:
         """Labels (H, W) of one image without ever holding all its scores.
 
         The output is made in strips of rows, so that the labels are those of :meth:`scores`. With
         the area rule, strips are made twice where a class is left out.
 
         Args:
-            image: (3, H', W') CLIP-normalised.
+            image: (3, H', W') CLIP-normalised, or what :meth:`extract_feat` made of it.
             output_size: (H, W).
+            guide: (3, H', W'), the normalised image that refinement follows.
         """
         windows, rows = self._rows_of(image)
         maps = [self._similarities(features) for features in rows]
         assemble = self._assembler(windows, output_size)
-        guide = self._guide(image, output_size)
+        guide = self._guide(guide, output_size)
         (height, width), queries = output_size, len(self.text_features)
         step = max(1, _STRIP_ELEMENTS // (width * queries))
 
@@ -363,6 +431,37 @@ class ITACLIPSegmentor(BaseSegmentor):
             labels, _ = sweep(left_out)
         return labels
 
+    @torch.no_grad()
+    def segment(
+        self,
+        image: Tensor,
+        output_size: tuple[int, int],
+        features: DenseFeatures | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Labels and scores of one image.
+
+        Args:
+            image: (3, H', W') CLIP-normalised.
+            output_size: (H, W).
+            features: what :meth:`extract_feat` made of the image; None makes them.
+
+        Returns:
+            Labels (H, W), closed, and scores (H, W, C), None without ``return_scores``.
+        """
+        source, scores = image if features is None else features, None
+        windows = self._windows(image) if features is None else None
+        with self._progress(windows, output_size):
+            if self.return_scores:
+                scores = self.scores(self.query_logits(source, output_size), image)
+                with stage("post-processing"):
+                    labels = label_map(scores, self.prob_thd)
+            else:
+                labels = self.labels(source, output_size, image)
+        if self.label_closing:
+            with stage("post-processing"):
+                labels = close_labels(labels, self.label_closing)
+        return labels, scores
+
     # ---- mmseg's interface ----------------------------------------------------------------------
 
     @torch.no_grad()
@@ -386,21 +485,13 @@ class ITACLIPSegmentor(BaseSegmentor):
             image = _without_padding(image, sample.metainfo)
             output_size = tuple(sample.metainfo.get("ori_shape", image.shape[-2:])[:2])
             flip = _flipped_axis(sample.metainfo)
-            data = {}
-            with self._progress(self._windows(image), output_size):
-                if self.return_scores:
-                    scores = self.scores(self.query_logits(image, output_size), image)
-                    scores = scores if flip is None else scores.flip(flip)
-                    data["seg_logits"] = PixelData(data=scores.permute(2, 0, 1))
-                    with stage("post-processing"):
-                        labels = label_map(scores, self.prob_thd)
-                else:
-                    labels = self.labels(image, output_size)
-                    labels = labels if flip is None else labels.flip(flip)
-            if self.label_closing:
-                with stage("post-processing"):
-                    labels = close_labels(labels, self.label_closing)
-            sample.set_data({**data, "pred_sem_seg": PixelData(data=labels.unsqueeze(0))})
+            labels, scores = self.segment(image, output_size)
+            if flip is not None:
+                labels, scores = (None if x is None else x.flip(flip) for x in (labels, scores))
+            data = {"pred_sem_seg": PixelData(data=labels.unsqueeze(0))}
+            if scores is not None:
+                data["seg_logits"] = PixelData(data=scores.permute(2, 0, 1))
+            sample.set_data(data)
         return list(samples)
 
     def encode_decode(self, inputs: Tensor, batch_data_samples: object = None) -> Tensor:
@@ -415,13 +506,21 @@ class ITACLIPSegmentor(BaseSegmentor):
         raise NotImplementedError("ITACLIPSegmentor is training-free: it has no loss.")
 
 
+def _sharing(module: torch.nn.Module) -> torch.nn.Module:
+    """A module of its own with the same parameters, buffers and submodules."""
+    other = copy.copy(module)
+    for registry in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+        setattr(other, registry, copy.copy(getattr(module, registry)))
+    return other
+
+
 def _checked_weight(alpha: float) -> float:
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
         raise InputError(f"aux_text_weight: expected a number from 0 to 1 (α), but got {alpha!r}.")
     return alpha
 
 
-def _model_path(clip_model: str) -> str:
+def model_path(clip_model: str) -> str:
     """A checkpoint's path is looked up like the other paths; names pass through."""
     looks_like_path = str(clip_model).endswith((".pt", ".pth", ".safetensors", ".npz"))
     return str(resolve_path(clip_model, "clip_model")) if looks_like_path else str(clip_model)
