@@ -25,7 +25,7 @@ from .stages import stage
 # Elements of one gather: on a CPU what caches hold, on a GPU what makes a launch worth while.
 _TILE_ELEMENTS = dict(cpu=1 << 20, cuda=1 << 26)
 # Elements of bands waiting to be written in one sweep, which bounds the iterations it makes.
-_WAITING_ELEMENTS = dict(cpu=1 << 24, cuda=1 << 28)
+_WAITING_ELEMENTS = dict(cpu=1 << 23, cuda=1 << 28)
 _OFFSETS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 _NEIGHBOURS = tuple(offset for offset in _OFFSETS if offset != (0, 0))
 
@@ -55,7 +55,7 @@ def parse_pamr(pamr: Mapping | None) -> dict | None:
 def pamr(scores: Tensor, guide: Tensor, num_iter: int, dilations: Sequence[int]) -> Tensor:
     """Refines score maps along the edges of an image, in place.
 
-    Beside the scores, bands of about 100 MB (1.5 GB on a GPU) are held, or, where this is more,
+    Beside the scores, bands of about 80 MB (1.5 GB on a GPU) are held, or, where this is more,
     three bands of ``max(dilations)`` rows; for scores that are not contiguous, a copy as well.
 
     Args:
