@@ -56,11 +56,13 @@ def execute(notebook: NotebookNode, folder: Path, timeout: int = 600) -> None:
             "PYTHONUSERBASE": site.getuserbase(),  # packages installed for the user
             "MPLCONFIGDIR": matplotlib.get_cachedir(),  # else fonts are searched for anew
         }
-        # Sockets in the file system, not on the network, where there are such.
-        transport = {"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}}
+        # Sockets in the file system, not on the network, where there are such; their paths are
+        # limited to about 100 characters.
+        files = os.name == "posix" and len(home) < 80
+        transport = {"transport": "ipc", "ip": str(Path(home, "kernel"))} if files else {}
         client = NotebookClient(
             notebook,
-            config=Config(transport),
+            config=Config({"KernelManager": transport}),
             timeout=timeout,
             kernel_name="python3",
             record_timing=False,
@@ -71,11 +73,7 @@ def execute(notebook: NotebookNode, folder: Path, timeout: int = 600) -> None:
 
 
 def clean(notebook: NotebookNode) -> None:
-    """Leaves out what differs between machines and runs; see above.
-
-    Raises:
-        InputError: an output holds an absolute path.
-    """
+    """Leaves out what differs between machines and runs; see above."""
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k == "tags"})
@@ -85,6 +83,16 @@ def clean(notebook: NotebookNode) -> None:
         for output in cell.outputs:
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = small_png(output.data["image/png"])
+
+
+def refuse_paths(notebook: NotebookNode) -> None:
+    """Lets nothing pass that tells where the project lies on one machine.
+
+    Raises:
+        InputError: an output holds an absolute path.
+    """
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
             found = re.search(r"(?<![\w.~])(/\w[\w.-]*){2,}|\b[A-Z]:\\", text_of(output))
             if found:
                 raise InputError(
@@ -115,6 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"{path}: there is no such notebook; correct the path.")
     notebook = nbformat.read(path, as_version=4)
     execute(notebook, path.resolve().parent)
+    refuse_paths(notebook)
     clean(notebook)
     nbformat.validate(notebook)
     aside = path.with_suffix(".part")
