@@ -97,7 +97,7 @@ def load_config(args: argparse.Namespace) -> Config:
             raise InputError(
                 f"{path}: expected the key {key!r}, but it is missing; see configs/ for examples."
             )
-    _check_model_keys(config.model, path)
+    check_model_keys(config.model, path)
     config.setdefault("default_scope", "mmseg")
     config.setdefault("test_cfg", ConfigDict(type="TestLoop"))
     if config.test_dataloader.get("num_workers") == 0:  # torch refuses both together
@@ -120,7 +120,7 @@ def load_config(args: argparse.Namespace) -> Config:
     return config
 
 
-def _check_model_keys(model: ConfigDict, path: Path) -> None:
+def check_model_keys(model: ConfigDict, path: Path) -> None:
     """Names a misspelt key of the model before anything is loaded."""
     kind = MODELS.get(model["type"]) if isinstance(model.get("type"), str) else None
     if kind is None:
@@ -139,7 +139,7 @@ def _check_model_keys(model: ConfigDict, path: Path) -> None:
 
 
 @contextmanager
-def _building(path: Path) -> Iterator[None]:
+def building(path: Path) -> Iterator[None]:
     """Turns what registries raise at an unknown type or key into a sentence about the config."""
     try:
         yield
@@ -175,7 +175,7 @@ def check_data(config: Config, path: Path) -> None:
     problems = check_places(settings)
     if not problems:
         scope = config.default_scope
-        with _building(path), DefaultScope.overwrite_default_scope(scope):
+        with building(path), DefaultScope.overwrite_default_scope(scope):
             # Lazily: an empty data set cannot be initialised.
             dataset = DATASETS.build({**settings, "lazy_init": True})
             problems = check_cheap(dataset)
@@ -251,14 +251,14 @@ def evaluate(arguments: Sequence[str] | None = None) -> dict[str, float]:
     path = resolve_path(args.config, "--config")
     settings = config.to_dict()
     check_data(config, path)
-    with _building(path):
+    with building(path):
         runner = Runner.from_cfg(config)
     record = RecordHook(
         settings, path, shlex.join(["python", "eval.py", *given]), options=args.cfg_options
     )
     runner.register_hook(CheckLabelsHook(), priority="VERY_HIGH")
     runner.register_hook(record, priority="LOWEST")
-    with _building(path):
+    with building(path):
         metrics = runner.test()
     if is_main_process():
         print("\n".join(record.summary))

@@ -37,6 +37,11 @@ class Segmentation:
     palette: tuple[tuple[int, int, int], ...]
     source: str = "image"
 
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        found = ", ".join(f"{name} {share:.1%}" for name, share in self.areas().items())
+        return f"Segmentation({self.source}, {height}x{width}: {found})"
+
     def areas(self) -> dict[str, float]:
         """Share of the picture, from 0 to 1, of every class found; the largest first."""
         return {self.classes[c]: pixels / self.labels.size for c, pixels in self._found()}

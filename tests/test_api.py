@@ -182,6 +182,16 @@ def test_thresholds(model):
     without = model.segment(picture(), "cat; boat; sea", background="sky", area_thd=1.0)
     assert set(without.areas()) == {"background"}
     assert "there is none" in message(model.segment, picture(), "cat; boat", prob_thd=0.5)
+    again = model.segment(picture(), "cat; boat; sea", background="sky")
+    assert np.array_equal(again.labels, plain.labels), "one call's thresholds stay"
+
+
+def test_a_loaded_threshold_needs_a_background(tiny_clip_path):
+    """It turns unsure pixels into background, so words without one leave it out."""
+    model = itaclip.load(tiny_clip_path, prob_thd=1.0, short_side=64, pamr=None)
+    result = model.segment(picture(), WORDS)
+    assert np.array_equal(result.labels, result.scores.argmax(-1))
+    assert set(model.segment(picture(), WORDS, background="wall").areas()) == {"background"}
 
 
 def test_texts_about_the_classes(model):
@@ -374,6 +384,11 @@ def test_pictures_without_a_path_are_numbered(model):
     results = model.segment_batch(images, "cat; boat", on_error=lambda *pair: bad.append(pair[0]))
     assert [r.source for r in results] == ["image 0", "image 3"]
     assert bad == ["none.png", "image 2"]
+
+
+def test_results_print_in_a_line(model, small):
+    assert repr(small) == "Segmentation(x.png, 10x20: background 90.5%, dog 9.0%, cat 0.5%)"
+    assert len(repr(model.encode(picture()))) < 200
 
 
 # ---- results ------------------------------------------------------------------------------------

@@ -101,6 +101,10 @@ def test_a_rest_that_no_patch_covers(model):
     assert found.patch == (2, 2)
     assert found.heat().shape == (57, 75)
     assert found.heat()[56, 74] == pytest.approx(1)
+    (found,) = attention_at(model, picture(57, 75), (28, 30), ["maskclip"])
+    assert found.patch == (1, 1)
+    peak = found.heat().max(0).argmax()
+    assert peak == pytest.approx(24 * 75 / 63, abs=2), "the middle of columns 16 to 31 of 63"
 
 
 def test_a_pixel_outside(model):

@@ -4,10 +4,10 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from . import cache, compare, inspect, segment
+from . import app, cache, compare, inspect, segment
 
 # A command is a module with ``add_to(subparsers)``, which sets ``run(arguments)`` as its default.
-COMMANDS = (segment, compare, inspect, cache)
+COMMANDS = (segment, compare, inspect, app, cache)
 
 _EPILOG = """exit codes: 0 done; 1 some pictures were left out, as listed; 2 bad input, in one
 sentence; 130 interrupted. `python -m itaclip COMMAND --help` has examples."""
