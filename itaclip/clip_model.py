@@ -9,9 +9,6 @@ import sys
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -72,23 +69,6 @@ def clip_module(name: str) -> ModuleType:
     )
 
 
-_shared: ContextVar[dict[str, nn.Module] | None] = ContextVar("shared_weights", default=None)
-
-
-@contextmanager
-def shared_weights() -> Iterator[None]:
-    """Inside, :func:`load_clip` reads each checkpoint once and returns the same modules again.
-
-    They are frozen, so that any number of models may share them; they move between devices
-    together.
-    """
-    token = _shared.set({})
-    try:
-        yield
-    finally:
-        _shared.reset(token)
-
-
 def load_clip(name_or_path: str | Path) -> nn.Module:
     """Builds a CLIP model with its weights.
 
@@ -104,15 +84,7 @@ def load_clip(name_or_path: str | Path) -> nn.Module:
     Raises:
         InputError: unknown name, missing or damaged file, a ResNet, or weights that do not fit.
     """
-    loaded, name = _shared.get(), str(name_or_path)
-    if loaded is None:
-        return _load_clip(name)
-    if name not in loaded:
-        loaded[name] = _load_clip(name)
-    return loaded[name]
-
-
-def _load_clip(name: str) -> nn.Module:
+    name = str(name_or_path)
     if name in SHIPPED_MODELS:
         return build_clip(read_state_dict(SHIPPED_MODELS[name]), name)
     if name in OPENAI_MODELS:

@@ -44,6 +44,10 @@ class ImageEncoder(nn.Module):
         """The data type of the blocks' matrix products on the present device."""
         return compute_dtype(self.precision, self.visual.conv1.weight.device)
 
+    def prepare(self) -> None:
+        """Makes the lowered copy of the weights, if any, before the first image needs it."""
+        self._blocks()
+
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """(h, w) patches of an image of ``size`` (H, W) pixels: the floor of side / patch.
 

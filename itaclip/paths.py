@@ -1,5 +1,8 @@
-"""Where configs' relative paths are looked up."""
+"""Where configs' relative paths are looked up; files that are whole or not there at all."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import InputError
@@ -24,3 +27,23 @@ def resolve_path(path: str | Path, key: str) -> Path:
             return place
     where = " nor ".join(str(place) for place in dict.fromkeys(places))
     raise InputError(f"{key}: expected an existing file, but there is none at {where}.")
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yields a path to write to, which is renamed to ``path`` when that went well.
+
+    Raises:
+        InputError: the file or its folder cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield aside
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{path}: cannot be written ({reason}); choose another place.") from error
