@@ -3,6 +3,7 @@
 import ctypes
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -58,12 +59,21 @@ def _fitting_batch(device: torch.device, bytes_each: int, passes_each: int) -> i
     return max(1, min(fitting, _GPU_PASSES // passes_each))
 
 
-def give_back_freed_memory() -> None:
-    """Hands the system what has been freed; glibc keeps hundreds of MB of small pieces."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+def trim_memory() -> None:
+    """Gives freed memory back to the system, on Linux with glibc; elsewhere it does nothing.
+
+    glibc keeps freed arenas, so that long work on a CPU grows by tens of MB a step without a leak.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    if sys.platform != "linux":
+        return None
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

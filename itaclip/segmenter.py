@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import InputError
-from .hooks import trim_memory
 from .images import find_images, read_image, resize, resized_shape, source_of
+from .memory import trim_memory
 from .postprocess import check_postprocess
 from .recipes import RECIPES, Recipe
 from .recipes.base import keys_of

@@ -19,7 +19,7 @@ from .clip_model import load_clip
 from .data_preprocessor import CLIPDataPreprocessor
 from .errors import InputError
 from .image_encoder import ImageEncoder
-from .memory import give_back_freed_memory, run_in_batches
+from .memory import run_in_batches, trim_memory
 from .paths import resolve_path
 from .postprocess import (
     check_postprocess,
@@ -258,14 +258,16 @@ class ITACLIPSegmentor(BaseSegmentor):
         output_size = output_size or windows.image_size
         large = self._output_elements(output_size) >= _MANY_ELEMENTS
         if large:
-            give_back_freed_memory()
+            trim_memory()
         logits = self._assembler(windows, output_size)(maps)
         if large:
-            give_back_freed_memory()
+            trim_memory()
         return logits
 
     def _rows_of(self, image: Tensor | DenseFeatures) -> tuple[WindowGrid, Iterable[Tensor]]:
         """The windows, and the fused features (K, h, w, E) of each row of them."""
+        if not self.vocabulary.num_classes:
+            raise InputError("vocabulary: there are no classes yet; give them by set_vocabulary().")
         if isinstance(image, DenseFeatures):
             if image.vocabulary not in (None, self.vocabulary):
                 raise InputError(
@@ -277,8 +279,6 @@ class ITACLIPSegmentor(BaseSegmentor):
         return windows, self._row_features(image, windows)
 
     def _assembler(self, windows: WindowGrid, output_size: tuple[int, int]) -> WindowAssembler:
-        if not self.vocabulary.num_classes:
-            raise InputError("vocabulary: there are no classes yet; give them by set_vocabulary().")
         patches = self.image_encoder.grid(windows.window)
         return WindowAssembler(windows, patches, output_size, self.text_features.device)
 
@@ -378,7 +378,7 @@ class ITACLIPSegmentor(BaseSegmentor):
         if self.pamr is not None:
             logits = pamr(logits, guide, **self.pamr)
             if logits.numel() >= _MANY_ELEMENTS:
-                give_back_freed_memory()
+                trim_memory()
         with stage("post-processing"):
             return class_scores(logits, self.vocabulary.query_classes, self.logit_scale)
 

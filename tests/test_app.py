@@ -30,6 +30,7 @@ from itaclip.app.workbench import (
 )
 from itaclip.commands.app import choose_model, free_port, run
 from itaclip.errors import InputError
+from itaclip.recipes import RECIPES
 from itaclip.vocabulary import Vocabulary
 
 
@@ -175,6 +176,24 @@ def test_features_of_few_recipes_are_kept(bench, visit):
         visit = bench.segment(visit, WORDS, "", replace(bench.defaults, recipe=recipe))
     assert [key[0] for key in visit.encodings] == [used[2], used[3], used[1]]
     assert visit.seconds[0] is None
+
+
+def test_a_recipe_that_reads_the_words_keeps_no_features(bench, visit):
+    settings = replace(bench.defaults, recipe="pearl")
+    for _ in range(2):
+        visit = bench.segment(visit, WORDS, "", settings)
+    assert "depend on the words" in visit.describe()
+    assert "kept" not in visit.describe()
+
+
+def test_only_recipes_that_fit_the_model_are_offered(bench, segmenter):
+    assert bench.recipes[0] == "itaclip"
+    assert len(bench.recipes) == len(set(bench.recipes)) > 10
+    for recipe in bench.recipes:
+        segmenter.with_recipe(recipe)
+    for recipe in set(RECIPES) - set(bench.recipes):
+        with pytest.raises(InputError):
+            segmenter.with_recipe(recipe)
 
 
 @pytest.mark.parametrize(

@@ -191,14 +191,8 @@ class Page:
         quiet = dict(show_progress="hidden")
         # The model's work is queued: one visitor's at a time.
         model = dict(concurrency_limit=1, concurrency_id="model")
-        self.upload.upload(
-            self.on_upload, self.upload, [*shown, self.upload], show_progress_on=self.view
-        )
-        self.gallery.click(
-            self.on_example, self.gallery, [*shown, self.classes, self.background], **quiet
-        )
         questions = [self.visit, self.classes, self.background, self.opacity, *self.settings]
-        gr.on(
+        pressed = gr.on(
             [self.press.click, self.classes.submit, self.background.submit],
             self.on_segment,
             questions,
@@ -206,6 +200,21 @@ class Page:
             show_progress_on=self.view,
             api_name="segment",
             **model,
+        )
+        # What still runs for an earlier image is not shown over the new one.
+        self.upload.upload(
+            self.on_upload,
+            self.upload,
+            [*shown, self.upload],
+            show_progress_on=self.view,
+            cancels=pressed,
+        )
+        self.gallery.click(
+            self.on_example,
+            self.gallery,
+            [*shown, self.classes, self.background],
+            cancels=pressed,
+            **quiet,
         )
         self.opacity.change(
             self.on_opacity,

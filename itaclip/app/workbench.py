@@ -104,6 +104,8 @@ class Visit:
         if self.seconds is None:
             return f"{text}."
         features, words = self.seconds
+        if self.encodings[self.settings.of_features].features is None:
+            return f"{text}; image features, which depend on the words here, {words:.1f} s."
         took = "kept from before" if features is None else f"{features:.1f} s"
         return f"{text}; image features {took}, words and labels {words:.1f} s."
 
@@ -162,7 +164,7 @@ class Workbench:
         segmenter: what ``itaclip.load()`` gives; its settings are those that the page starts with.
 
     Attributes:
-        recipes: names to choose from.
+        recipes: names to choose from: those that the model can take, its own first.
         strides: what a visitor reads → (down, right) in pixels; None takes the image at once.
         defaults: the settings that it was loaded with.
     """
@@ -175,7 +177,7 @@ class Workbench:
         self._window, stride = model.sliding or ((side, side), None)
         self.strides = _strides(self._window, stride)
         named = next((name for name, own in RECIPES.items() if own == segmenter.recipe), OWN_RECIPE)
-        self.recipes = [named, *(name for name in RECIPES if name != named)]
+        self.recipes = [named, *(n for n in RECIPES if n != named and _fits(segmenter, n))]
         self.defaults = Settings(
             recipe=named,
             stride=next(text for text, value in self.strides.items() if value == stride),
@@ -262,6 +264,14 @@ class Workbench:
             model.pamr = parse_pamr(_PAMR if settings.refined else None)
         model.logit_scale = settings.logit_scale
         return segmenter
+
+
+def _fits(segmenter: Segmenter, recipe: str) -> bool:
+    try:
+        segmenter.with_recipe(recipe)
+    except InputError:  # such as channels that a narrower model lacks
+        return False
+    return True
 
 
 def _strides(

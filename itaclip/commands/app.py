@@ -39,7 +39,9 @@ def add_to(subparsers: argparse._SubParsersAction) -> None:
         "--config", metavar="FILE", help="take model, settings and classes of a config"
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at; default: %(default)s"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at; 0.0.0.0 lets the whole network in; default: %(default)s",
     )
     parser.add_argument("--port", type=int, help="0: any; default: the first free one from 7860")
     parser.add_argument(
