@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -20,11 +19,10 @@ from mmengine.runner import Runner
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import DATASETS, MODELS
 
+from .bad_samples import LabelRules, guard_loading
 from .errors import InputError
 from .paths import resolve_path
 from .records import RecordHook
-
-_MAX_NAMED = 8  # labels named in one message
 
 
 class _Options(DictAction):
@@ -195,48 +193,15 @@ def check_data(config: Config, path: Path) -> None:
 
 
 class CheckLabelsHook(Hook):
-    """Refuses ground truth that mmseg would count wrongly: labels out of range, another size."""
+    """Refuses files that mmseg would load or count wrongly; see :mod:`itaclip.bad_samples`."""
 
     def before_test(self, runner: Runner) -> None:
         metrics = [m for m in runner.test_loop.evaluator.metrics if isinstance(m, IoUMetric)]
-        self._scored = any(not metric.format_only for metric in metrics)
-        self._ignored = {metric.ignore_index for metric in metrics}
-        self._classes = len(runner.test_dataloader.dataset.metainfo["classes"])
-
-    def before_test_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
-    ) -> None:
-        if not self._scored:
-            return
-        for sample in data_batch["data_samples"]:
-            if "gt_sem_seg" not in sample:
-                raise InputError(
-                    f"{sample.img_path}: no mask was loaded, but IoUMetric needs one; add "
-                    "LoadAnnotations to the pipeline, or take test_evaluator=dict(_delete_=True, "
-                    "type='SaveLabels') to have labels without a score."
-                )
-            self._check(sample)
-
-    def _check(self, sample: object) -> None:
-        labels = sample.gt_sem_seg.data.squeeze(0).numpy()
-        name = sample.get("seg_map_path") or sample.img_path
-        expected = tuple(sample.ori_shape[:2])
-        if labels.shape != expected:
-            raise InputError(
-                f"{name}: expected a mask of {expected[0]}x{expected[1]} pixels (height x width) "
-                f"like its image, but it has {'x'.join(map(str, labels.shape))}; make it again."
-            )
-        if labels.min() >= 0 and labels.max() < self._classes:
-            return
-        found = np.unique(labels)
-        wrong = [v for v in found if not 0 <= v < self._classes and v not in self._ignored]
-        if wrong:
-            ignored = " or ".join(str(index) for index in sorted(self._ignored))
-            raise InputError(
-                f"{name}: the mask holds the label {', '.join(map(str, wrong[:_MAX_NAMED]))}, but "
-                f"labels go from 0 to {self._classes - 1}, or {ignored} to be ignored; convert the "
-                "masks, or give LoadMappedAnnotations their raw values."
-            )
+        rules = None
+        if any(not metric.format_only for metric in metrics):
+            classes = len(runner.test_dataloader.dataset.metainfo["classes"])
+            rules = LabelRules(classes, frozenset(metric.ignore_index for metric in metrics))
+        guard_loading(runner.test_dataloader, rules)
 
 
 # ---- the tool -----------------------------------------------------------------------------------
