@@ -1,5 +1,6 @@
 """Where configs' relative paths are looked up."""
 
+import os
 from pathlib import Path
 
 from .errors import InputError
@@ -20,7 +21,7 @@ def resolve_path(path: str | Path, key: str) -> Path:
     path = Path(path).expanduser()
     places = [path] if path.is_absolute() else [Path.cwd() / path, PROJECT_ROOT / path]
     for place in places:
-        if place.is_file():
+        if os.path.isfile(place):  # Path.is_file raises at names that are too long
             return place
     where = " nor ".join(str(place) for place in dict.fromkeys(places))
     raise InputError(f"{key}: expected an existing file, but there is none at {where}.")
