@@ -49,7 +49,7 @@ class StorybookDataset(BaseSegDataset):
 
     Args:
         data_root: folder for the pictures.
-        split: ``'test'``, or ``'val'`` for choosing settings.
+        split: ``'test'``; ``'train'`` or ``'val'`` for choosing settings.
     """
 
     METAINFO = dict(classes=CLASSES, palette=PALETTE)

@@ -1,10 +1,8 @@
 """Dense features: CLIP's own blocks, then the recipe's last block (METHODS 1.1).
 
-The modules and weights are openai-clip's; only the last block is run differently. Blocks are run
-by :func:`block_projections` and friends rather than by their ``forward``, because recipes read the
-queries, keys and values of some; with the recipe ``clip`` the tokens equal the stock encoder's.
+With the recipe ``clip`` the tokens equal the stock encoder's.
 
-Shapes: B batch, N = 1 + h·w tokens (token 0 is [CLS]), D width, M heads, d head width, E embedding.
+Shapes: B batch, N = 1 + h·w tokens (token 0 is [CLS]), D width, M heads, E embedding.
 """
 
 import copy
@@ -13,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import Projections, Recipe, attend
 from .errors import InputError
+from .recipes import Recipe
+from .tower import Tower, run_blocks
 
 
 class ImageEncoder(nn.Module):
@@ -31,6 +30,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, visual: nn.Module, recipe: Recipe, precision: str = "fp32") -> None:
         super().__init__()
         self.visual = visual.float().requires_grad_(False).eval()
+        recipe.check_width(visual.conv1.out_channels)
         self.recipe = recipe
         self.precision = precision
         self._lowered: tuple[tuple, nn.ModuleList] | None = None
@@ -61,44 +61,55 @@ class ImageEncoder(nn.Module):
     def bytes_per_pass(self, size: tuple[int, int]) -> int:
         """A generous estimate of the memory that one image of ``size`` (H, W) pixels takes."""
         h, w = self.grid(size)
-        kept = 3 * len(self.recipe.middle_layers)  # q, k, v of blocks that the recipe reads
+        reads = self.recipe.reads(len(self.visual.transformer.resblocks))
+        kept = 3 * len(reads.projections) + len(reads.outputs)
         width = self.visual.conv1.out_channels
         # Tokens, their copies, q, k, v, attention and the MLP's hidden layer, in fp32.
         return 4 * (1 + h * w) * width * (16 + kept) + 12 * size[0] * size[1]
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encodes images or windows of one size.
+
+        Args:
+            images: (B, 3, H, W), CLIP-normalised.
+            text: (Q, E), for recipes whose features depend on the words; without it, these give the
+                features of their first pass.
+
+        Returns:
+            Patch features (B, h, w, E) and [CLS] features (B, E), fp32, not normalised.
+        """
+        tower = self._tower(images)
+        features = self._embedding(self.recipe.tokens(tower))
+        if self.recipe.needs_text and text is not None:
+            patches = features[:, 1:].unflatten(1, tower.grid)
+            similarities = F.normalize(patches, dim=-1) @ text.T
+            features = self._embedding(self.recipe.tokens_again(tower, images, similarities))
+        return features[:, 1:].unflatten(1, tower.grid), features[:, 0]
+
+    @torch.no_grad()
+    def attention_maps(self, images: Tensor) -> Tensor:
+        """The maps of the recipe's last block (of its first pass).
 
         Args:
             images: (B, 3, H, W), CLIP-normalised.
 
         Returns:
-            Patch features (B, h, w, E) and [CLS] features (B, E), fp32, not normalised.
+            (B, M, N, N) fp32, with M heads and N = 1 + h·w tokens, [CLS] first; rows attend to
+            columns.
         """
-        grid = self.grid(images.shape[-2:])
-        tokens = self.embed(images, grid)
-        blocks = self._blocks()
-        middle: dict[int, Projections] = {}
-        for number, block in enumerate(blocks[:-1], start=1):
-            projections = block_projections(block, tokens)
-            if number in self.recipe.middle_layers:
-                middle[number] = projections
-            attention = F.scaled_dot_product_attention(*projections)
-            tokens = add_attention(block, tokens, attention)
-            tokens = add_feed_forward(block, tokens)
-        tokens = self._last_block(blocks[-1], tokens, middle, grid)
-        features = self.visual.ln_post(tokens) @ self.visual.proj
-        return features[:, 1:].unflatten(1, grid), features[:, 0]
+        return self.recipe.attention_maps(self._tower(images))
 
-    def _last_block(
-        self, block: nn.Module, tokens: Tensor, middle: dict[int, Projections], grid
-    ) -> Tensor:
-        last = block_projections(block, tokens)
-        chosen = [middle[number] for number in self.recipe.middle_layers]
-        attention = attend(self.recipe, last, chosen, grid)
-        tokens = add_attention(block, tokens if self.recipe.residual else None, attention)
-        return add_feed_forward(block, tokens) if self.recipe.feed_forward else tokens
+    def _tower(self, images: Tensor) -> Tower:
+        """Runs all blocks but the last on images (B, 3, H, W)."""
+        grid, blocks = self.grid(images.shape[-2:]), self._blocks()
+        tower = Tower(blocks, grid, self.patch_size, self.embed(images, grid))
+        run_blocks(tower, self.recipe.reads(len(blocks)), self.recipe.after_block)
+        return tower
+
+    def _embedding(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) → (B, N, E)."""
+        return self.visual.ln_post(tokens) @ self.visual.proj
 
     def embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens before the first block, (B, N, D) fp32."""
@@ -139,36 +150,6 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
         if can.get("amx_bf16") or can.get("avx512_bf16"):
             return torch.bfloat16
     return torch.float32
-
-
-def block_projections(block: nn.Module, tokens: Tensor) -> Projections:
-    """q, k, v of a block for its LN1 output, each (B, M, N, d), from tokens (B, N, D)."""
-    attn = block.attn
-    normed = block.ln_1(tokens).to(attn.in_proj_weight.dtype)
-    qkv = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias)
-    qkv = qkv.unflatten(-1, (3, attn.num_heads, -1))  # B, N, 3, M, d
-    return Projections(*qkv.permute(2, 0, 3, 1, 4))
-
-
-def add_attention(block: nn.Module, tokens: Tensor | None, attention: Tensor) -> Tensor:
-    """tokens (B, N, D), or None for nothing, + OutProj(attention (B, M, N, d))."""
-    merged = attention.transpose(1, 2).flatten(2)  # B, N, D
-    out = block.attn.out_proj(merged).float()
-    return out if tokens is None else out.add_(tokens)
-
-
-def add_feed_forward(block: nn.Module, tokens: Tensor) -> Tensor:
-    """tokens + MLP(LN2(tokens)), (B, N, D).
-
-    CLIP's activation x · sigmoid(1.702 x) is silu(1.702 x) / 1.702; both factors ride on the matrix
-    products, which leaves one pass over the hidden layer instead of three.
-    """
-    fc, proj = block.mlp.c_fc, block.mlp.c_proj
-    normed = block.ln_2(tokens).to(fc.weight.dtype).flatten(0, 1)
-    hidden = torch.addmm(fc.bias, normed, fc.weight.T, beta=1.702, alpha=1.702)
-    hidden = F.silu(hidden, inplace=True)
-    out = torch.addmm(proj.bias, hidden, proj.weight.T, alpha=1 / 1.702)
-    return tokens + out.view_as(tokens)
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -14,7 +14,6 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 from tqdm import tqdm
 
-from .attention import resolve_recipe
 from .clip_model import load_clip
 from .data_preprocessor import CLIPDataPreprocessor
 from .errors import InputError
@@ -29,6 +28,7 @@ from .postprocess import (
     label_map,
     small_classes,
 )
+from .recipes import resolve_recipe
 from .refinement import pamr, parse_pamr, reach
 from .sliding_window import (
     WindowAssembler,
@@ -56,10 +56,12 @@ class DenseFeatures:
     Attributes:
         windows: the grid of R·K windows.
         features: (R·K, h, w, E).
+        vocabulary: the words that a recipe with ``needs_text`` read for them; else None.
     """
 
     windows: WindowGrid
     features: Tensor
+    vocabulary: Vocabulary | None = None
 
 
 @MODELS.register_module()
@@ -195,7 +197,8 @@ class ITACLIPSegmentor(BaseSegmentor):
         image = inputs[0] if inputs.ndim == 4 else inputs
         windows = self._windows(image)
         rows = list(self._row_features(image, windows))
-        return DenseFeatures(windows, torch.cat(rows))
+        read = self.vocabulary if self.image_encoder.recipe.needs_text else None
+        return DenseFeatures(windows, torch.cat(rows), read)
 
     @torch.no_grad()
     def query_logits(
@@ -217,6 +220,11 @@ class ITACLIPSegmentor(BaseSegmentor):
     def _rows_of(self, image: Tensor | DenseFeatures) -> tuple[WindowGrid, Iterable[Tensor]]:
         """The windows, and the fused features (K, h, w, E) of each row of them."""
         if isinstance(image, DenseFeatures):
+            if image.vocabulary not in (None, self.vocabulary):
+                raise InputError(
+                    "features: this recipe reads the words, and these features were made for "
+                    "others; extract them again after set_vocabulary."
+                )
             return image.windows, image.features.split(len(image.windows.lefts))
         windows = self._windows(image)
         return windows, self._row_features(image, windows)
@@ -259,7 +267,7 @@ class ITACLIPSegmentor(BaseSegmentor):
             batch = torch.stack(list(crops))
             inputs = torch.cat([view.apply(batch) for view in self.views])
         with stage("encoder"):
-            features, _ = self.image_encoder(inputs)
+            features, _ = self.image_encoder(inputs, self.text_features)
             features = F.normalize(features, dim=-1)
         with stage("views"):
             return fuse_features(features.unflatten(0, (len(self.views), -1)), self.views)

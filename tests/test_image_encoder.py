@@ -6,8 +6,9 @@ import torch
 from conftest import random_clip
 
 from itaclip import InputError
-from itaclip.attention import RECIPES, Recipe, gaussian_neighbourhood, resolve_recipe
+from itaclip.attention import gaussian_neighbourhood
 from itaclip.image_encoder import ImageEncoder, compute_dtype, resize_positions
+from itaclip.recipes import RECIPES, LastBlock, resolve_recipe
 
 
 def stock_tokens(visual, images):
@@ -93,7 +94,7 @@ def test_recipes_can_be_varied():
         gaussian_std=5.0, source=RECIPES["itaclip"].source,
     )  # fmt: skip
     with pytest.raises(InputError, match="middle_layers"):
-        resolve_recipe(Recipe(middle_layers=(7, 7)), 12)
+        resolve_recipe(LastBlock(middle_layers=(7, 7)), 12)
 
 
 def test_lowered_weights_follow_a_change_of_weights():

@@ -1,6 +1,7 @@
 """mmseg's own helpers with our configs, as its users call them."""
 
 import copy
+import re
 import subprocess
 import sys
 
@@ -70,6 +71,34 @@ def test_inferencer(options, picture, tmp_path):
     assert result["predictions"].shape == (121, 143)
     assert (tmp_path / "vis" / "scene.png").is_file()
     assert np.asarray(Image.open(tmp_path / "pred" / "00000000_pred.png")).shape == (121, 143)
+
+
+def test_the_guide(tmp_path, monkeypatch):
+    """docs/mmseg.md, block by block, in a folder like the project's root."""
+    guide = (PROJECT / "docs/mmseg.md").read_text(encoding="utf-8")
+    for name in ("configs", "docs", "aux_texts"):
+        (tmp_path / name).symlink_to(PROJECT / name)
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL):
+        exec(block, scope)
+    assert scope["result"].seg_logits.data.shape[0] == 3
+    assert Image.open("shown.png").size == Image.open("docs/scene.png").size
+    assert Image.open("inferred/vis/scene.png").size == Image.open("docs/scene.png").size
+
+
+def test_the_visualisation_hook(options, tmp_path):
+    guide = (PROJECT / "docs/mmseg.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^python (eval.py .*)$", guide, re.MULTILINE)
+    changes = [f"{key}={value}" for key, value in options.items()]
+    changes += ["test_dataloader.dataset.indices=2", "test_dataloader.num_workers=0"]
+    changes += [f"test_dataloader.dataset.data_root={tmp_path / 'storybook'}"]
+    # A process of its own: mmengine keeps one visualiser a process, with the first one's folder.
+    command = [sys.executable, *command.split(), *changes, "--work-dir", str(tmp_path / "run")]
+    subprocess.run(command, cwd=PROJECT, check=True, capture_output=True)
+    drawn = list((tmp_path / "run").glob("*/vis_data/vis_image/*.png"))
+    assert len(drawn) == 2
+    assert all(Image.open(path).size[0] > 100 for path in drawn)
 
 
 def test_the_console_says_one_sentence(tmp_path):

@@ -58,11 +58,11 @@ def test_the_snippet_of_the_configuration_is_accepted():
 
 
 def test_a_recipe_as_in_the_readme():
-    from itaclip.attention import RECIPES, Recipe, resolve_recipe
+    from itaclip.recipes import RECIPES, LastBlock, resolve_recipe
 
     (snippet,) = [b for b in blocks("python") if b.startswith("RECIPES[")]
     recipes = dict(RECIPES)
-    exec(snippet, {"RECIPES": recipes, "Recipe": Recipe})
+    exec(snippet, {"RECIPES": recipes, "LastBlock": LastBlock})
     resolve_recipe(recipes["mine"], 12)
     table = README[README.index("| recipe | Σ softmax") :]
     for name in RECIPES:

@@ -238,18 +238,18 @@ def test_memory_running_out_halves_the_batch(tiny_clip_path, monkeypatch):
     expected = run(model, [image])[0].seg_logits.data
     seen, encode = [], model.image_encoder.forward
 
-    def scarce(images):
+    def scarce(images, text):
         seen.append(len(images))
         if len(images) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return encode(images)
+        return encode(images, text)
 
     monkeypatch.setattr(model.image_encoder, "forward", scarce)
     result = run(model, [image])[0].seg_logits.data
     assert seen[:3] == [8, 4, 2]
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
 
-    def broken(images):
+    def broken(images, text):
         raise RuntimeError("something else")
 
     monkeypatch.setattr(model.image_encoder, "forward", broken)

@@ -243,8 +243,8 @@ def test_wrong_pixels_are_refused(small, tmp_path, monkeypatch):
 
 
 def test_errors(tmp_path):
-    with pytest.raises(InputError, match=r"'val'.*'train'"):
-        benchmark.ensure_split(tmp_path, "train")
+    with pytest.raises(InputError, match=r"'val'.*'tset'"):
+        benchmark.ensure_split(tmp_path, "tset")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         benchmark.ensure_split(tmp_path / "file", "val")

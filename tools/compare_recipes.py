@@ -20,10 +20,10 @@ from mmseg.evaluation import IoUMetric
 from mmseg.registry import DATASETS, MODELS
 from tqdm import tqdm
 
-from itaclip.attention import RECIPES
 from itaclip.evaluation import run_tool
 from itaclip.paths import resolve_path
 from itaclip.postprocess import close_labels, label_map
+from itaclip.recipes import RECIPES
 from itaclip.views import make_views
 
 DEFAULT = ["clip", "maskclip", "sclip", "clearclip", "naclip", "itaclip", "itaclip_gaussian"]

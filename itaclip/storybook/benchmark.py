@@ -34,10 +34,18 @@ __all__ = [
     "verify_split",
 ]
 
-SPLITS: dict[str, tuple[int, int]] = {"val": (31_001, 100), "test": (41_003, 200)}
-"""Split → its seed and number of pictures. `val` chose the training recipe; `test` evaluates."""
+SPLITS: dict[str, tuple[int, int]] = {
+    "train": (21_001, 60),
+    "val": (31_001, 100),
+    "test": (41_003, 200),
+}
+"""Split → its seed and number of pictures.
+
+`train` chooses constants of methods, `val` chose the model's training; `test` evaluates.
+"""
 
 CHECKSUMS: dict[str, str] = {
+    "train": "3093c8032fcaead2ec4c1f4aaddfabc1bb3d7c8f38cf7e9ef7c36f8559ffc3da",
     "val": "8fc8b13c976fa3686b3918ecdecdbff82e34ced40b7322c708ac749064b74084",
     "test": "8b0ac257ab8f3dd8b37b5b6ca12713b270ff153244b4e44dc100f3428846fe50",
 }
@@ -78,7 +86,7 @@ def ensure_split(root: str | Path, split: str, progress: bool = True) -> Path:
 
     Args:
         root: folder of the benchmark; made if needed.
-        split: 'val' or 'test'.
+        split: 'train', 'val' or 'test'.
         progress: show a progress bar while drawing.
 
     Returns:
