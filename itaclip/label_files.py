@@ -4,7 +4,6 @@ Both sides are named in a config, so that a folder of pictures needs no Python; 
 docs/your_own_data.md.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import METRICS, TRANSFORMS
 
 from .errors import BadSampleError, InputError
+from .files import written_aside
 from .loading import mask_limit, read_labels
 from .visualization import save_picture
 
@@ -173,9 +173,7 @@ class SaveLabels(BaseMetric):
             self._claim(Path(path), image)
         self._image_of.clear()
         lines = [f"{i} {name}\n" for i, name in enumerate(self.dataset_meta["classes"])]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        aside = self.folder / ".classes.txt.part"
-        aside.write_text("".join(lines), encoding="utf-8")
-        os.replace(aside, self.folder / "classes.txt")
+        with written_aside(self.folder / "classes.txt") as aside:
+            aside.write_text("".join(lines), encoding="utf-8")
         print_log(f"Labels: {self.folder} ({len(results)} files)", logger="current")
         return {}

@@ -1,11 +1,12 @@
 """Pictures of label maps: overlays, legends, contact sheets. Images are uint8 RGB (H, W, 3)."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from .files import written_aside
 
 _MARGIN, _FONT_SIZE, _IGNORED = 8, 13, 255
 _MAX_LEGEND = 24
@@ -96,11 +97,6 @@ def contact_sheet(pictures: Sequence[np.ndarray], columns: int = 2) -> np.ndarra
 
 def save_picture(path: Path, picture: np.ndarray) -> Path:
     """Writes a PNG, also of labels (H, W), aside and then renames it; returns its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with written_aside(path) as aside:
         Image.fromarray(picture).save(aside, format="PNG")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
     return path
