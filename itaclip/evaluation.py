@@ -167,7 +167,8 @@ def check_data(config: Config, path: Path) -> None:
     Raises:
         InputError: listing all that is wrong, and the command that checks the rest.
     """
-    from .data_check import check_cheap, check_places, format_problems, has_errors
+    from .data_check import check_cheap, check_places
+    from .data_problems import format_problems, has_errors
 
     settings = config.test_dataloader.dataset
     problems = check_places(settings)

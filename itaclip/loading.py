@@ -129,7 +129,7 @@ def check_image(content: bytes, path: str | Path, max_pixels: int = MAX_PIXELS) 
     Raises:
         BadSampleError: empty, no picture, cut off, damaged, or more than ``max_pixels`` pixels.
     """
-    with _opened(content, path, "image", max_pixels) as picture:
+    with open_picture(content, path, "image", max_pixels) as picture:
         width, height = picture.size
         picture.draft("L", (1, 1))  # a JPEG is decoded at an eighth of its size
         picture.load()
@@ -157,7 +157,7 @@ def read_labels(
             pixel.
     """
     content = _content(path, "mask", "seg_map_suffix", backend_args)
-    with _opened(content, path, "mask", max_pixels) as picture:
+    with open_picture(content, path, "mask", max_pixels) as picture:
         mode = picture.mode
         labels = np.asarray(picture) if mode in LABEL_MODES else None
     if labels is None:
@@ -194,10 +194,21 @@ def _content(
 
 
 @contextmanager
-def _opened(content: bytes, path: str | Path, what: str, max_pixels: int) -> Iterator[Image.Image]:
-    """The picture, of at most ``max_pixels``; what goes wrong in the body is said of the file."""
+def open_picture(
+    content: bytes, path: str | Path, what: str, max_pixels: int = MAX_PIXELS
+) -> Iterator[Image.Image]:
+    """Opens a picture with Pillow.
+
+    Args:
+        path: of the file, for messages.
+        what: ``'image'`` or ``'mask'``.
+
+    Raises:
+        BadSampleError: empty, no picture, more than ``max_pixels`` pixels, or any damage that shows
+            when the picture is decoded within the ``with`` block.
+    """
     if not content:
-        raise BadSampleError(f"{path}: the {what} is an empty file; get it again.", str(path))
+        raise _damaged(path, what, "it is empty")
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the limit here is another one
     try:
         with Image.open(io.BytesIO(content)) as picture:

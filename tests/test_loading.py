@@ -86,7 +86,7 @@ def test_sound_images_are_loaded_as_mmcv_does(name, tmp_path):
 
 
 BAD_IMAGES = {
-    "empty.jpg": (b"", "is an empty file"),
+    "empty.jpg": (b"", "it is empty"),
     "text.jpg": (b"<html>404 not found</html>", "no picture of a known format"),
     "half.jpg": (JPEG[: len(JPEG) // 2], "truncated"),
     "nearly.jpg": (JPEG[:-40], "truncated"),
@@ -188,7 +188,7 @@ def test_wide_masks_are_exact_or_refused(tmp_path):
         (encoded("RGBA"), "has colours"),
         (encoded(file_format="TIFF", array=COLOURS[..., 0].astype(np.float32)), "has fractions"),
         (encoded("L")[:-100], "cannot be read"),
-        (b"", "is an empty file"),
+        (b"", "it is empty"),
         (bomb(70_000, 50_000), "has 70000x50000 pixels"),
     ],
 )
