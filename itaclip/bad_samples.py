@@ -15,11 +15,13 @@ from mmcv.transforms import LoadImageFromFile
 from mmseg.datasets.transforms import LoadAnnotations
 from torch.utils.data import DataLoader
 
+from .config_errors import one_line, raised_at
 from .errors import BadSampleError, InputError
 from .loading import LoadCheckedAnnotations, LoadCheckedImage
 
 SKIPPED = "skipped_samples"
 """Key of a batch's list of :class:`SkippedSample`, where samples may be left out."""
+_MEASURES = ("mIoU", "mDice", "mFscore")  # of mmseg's IoUMetric
 _MAX_NAMED = 8  # labels named in one message
 
 
@@ -42,6 +44,27 @@ class LabelRules:
 
     classes: int
     ignored: frozenset[int]
+
+    @classmethod
+    def of(cls, metrics: Sequence[Any], classes: int) -> "LabelRules":
+        """The rules of mmseg's metrics.
+
+        Raises:
+            InputError: a metric's settings would only fail, or count wrongly, at the end of a run.
+        """
+        for metric in metrics:
+            wrong = [name for name in metric.metrics if name not in _MEASURES]
+            if wrong:
+                raise InputError(
+                    f"test_evaluator.iou_metrics: {wrong[0]!r} is unknown; expected a list of "
+                    f"{', '.join(_MEASURES)}."
+                )
+            if isinstance(metric.ignore_index, bool) or not isinstance(metric.ignore_index, int):
+                raise InputError(
+                    "test_evaluator.ignore_index: expected a label, such as 255, but got "
+                    f"{metric.ignore_index!r}."
+                )
+        return cls(classes, frozenset(metric.ignore_index for metric in metrics))
 
     def check(self, sample: Any) -> None:
         """Checks a packed sample.
@@ -88,46 +111,54 @@ class LabelRules:
             )
 
 
-def guard_loading(loader: DataLoader, rules: LabelRules | None, skip: bool = False) -> None:
+def guard_loading(
+    loader: DataLoader, rules: LabelRules | None, patch: int = 1, skip: bool = False
+) -> None:
     """Makes a data loader raise :class:`BadSampleError` for bad samples, or leave them out.
 
     Args:
         loader: not iterated over yet; its data set and ``collate_fn`` are changed.
         rules: what masks must hold; None where they are not scored.
+        patch: smallest side in pixels, after resizing, that the model can take.
         skip: leave bad samples out and list them under :data:`SKIPPED` in every batch, whose
             ``inputs`` may then be empty.
     """
-    _guard_dataset(loader.dataset, rules, skip)
+    _guard_dataset(loader.dataset, rules, patch, skip)
     if skip and not isinstance(loader.collate_fn, LeaveOutSkipped):
         loader.collate_fn = LeaveOutSkipped(loader.collate_fn)
 
 
-def _guard_dataset(dataset: Any, rules: LabelRules | None, skip: bool) -> None:
+def _guard_dataset(dataset: Any, rules: LabelRules | None, patch: int, skip: bool) -> None:
     if hasattr(dataset, "datasets"):  # a concatenation
         for part in dataset.datasets:
-            _guard_dataset(part, rules, skip)
+            _guard_dataset(part, rules, patch, skip)
     elif hasattr(dataset, "pipeline"):
         transforms = getattr(dataset.pipeline, "transforms", None)
         if transforms is not None:
-            dataset.pipeline = GuardedPipeline(transforms, rules, skip)
+            dataset.pipeline = GuardedPipeline(transforms, rules, patch, skip)
     elif hasattr(dataset, "dataset"):  # mmengine's wrappers
-        _guard_dataset(dataset.dataset, rules, skip)
+        _guard_dataset(dataset.dataset, rules, patch, skip)
 
 
 class GuardedPipeline:
     """Transforms in a row, as mmengine's ``Compose``, that say which file they failed at."""
 
     def __init__(
-        self, transforms: Sequence[Callable], rules: LabelRules | None = None, skip: bool = False
+        self,
+        transforms: Sequence[Callable],
+        rules: LabelRules | None = None,
+        patch: int = 1,
+        skip: bool = False,
     ) -> None:
         self.transforms = [_checked(transform) for transform in transforms]
-        self.rules, self.skip = rules, skip
+        self.rules, self.patch, self.skip = rules, patch, skip
 
     def __call__(self, data: dict) -> dict | SkippedSample:
         image = str(data.get("img_path", ""))
         try:
             for transform in self.transforms:
                 data = _applied(transform, data)
+            self._check_size(data, image)
             if self.rules is not None:
                 self.rules.check(data["data_samples"])
         except BadSampleError as error:
@@ -135,6 +166,22 @@ class GuardedPipeline:
                 raise
             return SkippedSample(image, str(error))
         return data
+
+    def _check_size(self, data: Mapping, image: str) -> None:
+        inputs = data.get("inputs")
+        if inputs is None or "data_samples" not in data:
+            raise InputError(
+                "test_dataloader.dataset.pipeline: gives no 'inputs' and 'data_samples'; expected "
+                "it to end with dict(type='PackSegInputs')."
+            )
+        height, width = inputs.shape[-2:]
+        if min(height, width) < self.patch:
+            raise BadSampleError(
+                f"{image}: the image is {height}x{width} pixels (height x width) after resizing, "
+                f"but the model's patches have {self.patch}x{self.patch}; leave it out, or enlarge "
+                "it in the pipeline.",
+                image,
+            )
 
 
 def _checked(transform: Callable) -> Callable:
@@ -154,7 +201,12 @@ def _checked(transform: Callable) -> Callable:
 
 
 def _applied(transform: Callable, data: Mapping) -> dict:
-    """One step. What loading raises is a bad file; elsewhere only OpenCV's errors are."""
+    """One step of the pipeline.
+
+    Raises:
+        BadSampleError: loading, or OpenCV, failed: the file is to blame.
+        InputError: anything else failed: the step's settings or its code are.
+    """
     name = type(transform).__name__
     file_errors = Exception if name.startswith("Load") else cv2.error
     try:
@@ -162,7 +214,12 @@ def _applied(transform: Callable, data: Mapping) -> dict:
     except InputError:
         raise
     except file_errors as error:
-        raise _failed(name, data, " ".join(str(error).split()) or type(error).__name__) from error
+        raise _failed(name, data, one_line(error)) from error
+    except Exception as error:
+        raise InputError(
+            f"test_dataloader.dataset.pipeline: {name} fails at {data.get('img_path')} "
+            f"({raised_at(error)}); correct its settings."
+        ) from error
     if done is None:
         raise _failed(name, data, "it gave nothing back")
     return done

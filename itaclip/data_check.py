@@ -78,6 +78,9 @@ def check_cheap(dataset: Any) -> list[Problem]:
         return [problem for part in dataset.datasets for problem in check_cheap(part)]
     try:
         samples = load_samples(dataset)
+    except UnicodeDecodeError:
+        message = "is not a text file; list one image name per line"
+        return [Problem("error", str(dataset.ann_file), message)]
     except (OSError, AssertionError) as error:
         where = str(dataset.data_prefix.get("img_path"))
         return [Problem("error", where, f"{error}; correct the config's data_root and data_prefix")]
@@ -155,7 +158,16 @@ def _check_list(dataset: Any) -> list[Problem]:
 def _check_settings(dataset: Any) -> list[Problem]:
     problems = []
     name = type(dataset).__name__
-    classes = dataset.metainfo.get("classes") or ()
+    classes = dataset.metainfo.get("classes")
+    listed = isinstance(classes, list | tuple) and all(isinstance(c, str) for c in classes)
+    if not listed or not classes:
+        # A file that does not exist is taken for a name by mmengine.
+        message = (
+            "metainfo.classes: expected a list of names or the path of a file with a name on each "
+            f"line, but got {classes!r}"
+        )
+        problems.append(Problem("error", name, message))
+        classes = ()
     has_masks = "seg_map_path" in dataset.data_prefix
     if has_masks and len(classes) > 255 and configured_lookup(dataset) is None:
         message = f"has {len(classes)} classes, but masks of 8 bits tell at most 255 apart"

@@ -7,8 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict, DictAction
@@ -20,6 +19,7 @@ from mmseg.evaluation import IoUMetric
 from mmseg.registry import DATASETS, MODELS
 
 from .bad_samples import LabelRules, guard_loading
+from .config_errors import building, check_folder, check_parts, memory_message, one_line
 from .errors import InputError
 from .paths import resolve_path
 from .records import RecordHook
@@ -38,8 +38,11 @@ class _Options(DictAction):
                 )
         try:
             super().__call__(parser, namespace, values, option_string)
-        except AssertionError as error:  # brackets that do not match
-            parser.error(f"{option_string}: {error}")
+        except (AssertionError, RecursionError, ValueError):  # brackets it cannot make out
+            parser.error(
+                f"{option_string}: cannot be read: {' '.join(values)}; give one value for a key, "
+                'such as model.pamr.num_iter=10 "model.test_cfg.stride=(56, 56)"'
+            )
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -86,15 +89,15 @@ def load_config(args: argparse.Namespace) -> Config:
         raise
     except Exception as error:  # a config is code: whatever it raises is the user's to mend
         raise InputError(
-            f"{path}: the config cannot be read ({type(error).__name__}: {_one_line(error)}); "
+            f"{path}: the config cannot be read ({type(error).__name__}: {one_line(error)}); "
             "correct it, or the --cfg-options."
         ) from error
-    for key in ("model", "test_dataloader", "test_evaluator", "test_dataloader.dataset"):
-        outer, _, inner = key.partition(".")
-        if config.get(outer) is None or (inner and inner not in config[outer]):
+    for key in ("model", "test_dataloader", "test_evaluator"):
+        if config.get(key) is None:
             raise InputError(
                 f"{path}: expected the key {key!r}, but it is missing; see configs/ for examples."
             )
+    check_parts(config, path)
     _check_model_keys(config.model, path)
     config.setdefault("default_scope", "mmseg")
     config.setdefault("test_cfg", ConfigDict(type="TestLoop"))
@@ -136,28 +139,6 @@ def _check_model_keys(model: ConfigDict, path: Path) -> None:
             raise InputError(f"{path}: model.{key}: {model['type']} has no such key{hint}")
 
 
-@contextmanager
-def _building(path: Path) -> Iterator[None]:
-    """Turns what registries raise at an unknown type or key into a sentence about the config."""
-    try:
-        yield
-    except TypeError as error:
-        match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword .*?'(\w+)'", str(error))
-        if match is None:
-            raise
-        raise InputError(
-            f"{path}: {match[1]} takes no key {match[2]!r}; correct or remove it."
-        ) from error
-    except KeyError as error:
-        match = re.match(r"(\S+) is not in the (\S+) registry", str(error.args[0]))
-        if match is None:
-            raise
-        raise InputError(
-            f"{path}: type {match[1]!r} is not known (registry {match[2]}); correct it, or name "
-            "the module that registers it in custom_imports."
-        ) from error
-
-
 # ---- checks before and during a run -------------------------------------------------------------
 
 
@@ -171,10 +152,9 @@ def check_data(config: Config, path: Path) -> None:
     from .data_problems import format_problems, has_errors
 
     settings = config.test_dataloader.dataset
-    problems = check_places(settings)
-    if not problems:
-        scope = config.default_scope
-        with _building(path), DefaultScope.overwrite_default_scope(scope):
+    with building(path), DefaultScope.overwrite_default_scope(config.default_scope):
+        problems = check_places(settings)
+        if not problems:
             # Lazily: an empty data set cannot be initialised.
             dataset = DATASETS.build({**settings, "lazy_init": True})
             problems = check_cheap(dataset)
@@ -201,8 +181,10 @@ class CheckLabelsHook(Hook):
         rules = None
         if any(not metric.format_only for metric in metrics):
             classes = len(runner.test_dataloader.dataset.metainfo["classes"])
-            rules = LabelRules(classes, frozenset(metric.ignore_index for metric in metrics))
-        guard_loading(runner.test_dataloader, rules)
+            rules = LabelRules.of(metrics, classes)
+        model = getattr(runner.model, "module", runner.model)
+        encoder = getattr(model, "image_encoder", None)
+        guard_loading(runner.test_dataloader, rules, getattr(encoder, "patch_size", 1))
 
 
 # ---- the tool -----------------------------------------------------------------------------------
@@ -216,16 +198,18 @@ def evaluate(arguments: Sequence[str] | None = None) -> dict[str, float]:
     config = load_config(args)
     path = resolve_path(args.config, "--config")
     settings = config.to_dict()
+    check_folder(config.work_dir, "--work-dir")
     check_data(config, path)
-    with _building(path):
+    with building(path):
         runner = Runner.from_cfg(config)
     record = RecordHook(
         settings, path, shlex.join(["python", "eval.py", *given]), options=args.cfg_options
     )
     runner.register_hook(CheckLabelsHook(), priority="VERY_HIGH")
     runner.register_hook(record, priority="LOWEST")
-    with _building(path):
-        metrics = runner.test()
+    with building(path):
+        runner.test_loop  # noqa: B018  (built when it is asked for)
+    metrics = runner.test()
     if is_main_process():
         print("\n".join(record.summary))
     return metrics
@@ -239,7 +223,7 @@ def run_tool(main: Callable[[], object]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        message = _input_message(error)
+        message = _input_message(error) or memory_message(error)
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr)
@@ -262,7 +246,3 @@ def _input_message(error: BaseException) -> str | None:
             return message.strip()
         cause = cause.__cause__ or cause.__context__
     return None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

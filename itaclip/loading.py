@@ -28,6 +28,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 from PIL import Image
 
+from .config_errors import one_line
 from .errors import BadSampleError, InputError
 
 # 10,000 x 10,000 pixels; one image of that size takes 300 MB before the model sees it.
@@ -232,6 +233,6 @@ def open_picture(
 
 
 def _damaged(path: str | Path, what: str, reason: BaseException | str) -> BadSampleError:
-    text = " ".join(str(reason).split()) or type(reason).__name__
+    text = reason if isinstance(reason, str) else one_line(reason)
     again = "get it again" if what == "image" else "write it again"
     return BadSampleError(f"{path}: the {what} cannot be read ({text}); {again}.", str(path))

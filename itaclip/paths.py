@@ -18,6 +18,8 @@ def resolve_path(path: str | Path, key: str) -> Path:
     Raises:
         InputError: no such file; the message names both places.
     """
+    if not isinstance(path, str | Path):
+        raise InputError(f"{key}: expected the path of a file, but got {path!r}.")
     path = Path(path).expanduser()
     places = [path] if path.is_absolute() else [Path.cwd() / path, PROJECT_ROOT / path]
     for place in places:

@@ -302,5 +302,20 @@ def test_other_loading_is_guarded_too():
     with pytest.raises(BadSampleError, match=r"a\.png: LoadFromElsewhere .*\(no such tape\)"):
         GuardedPipeline([LoadFromElsewhere()])(sample)
     assert GuardedPipeline([LoadFromElsewhere()], skip=True)(sample).image == "a.png"
-    with pytest.raises(ZeroDivisionError):  # a mistake in code, not in a file
-        GuardedPipeline([Rotate()], skip=True)(sample)
+    with pytest.raises(InputError, match=r"Rotate fails at a\.png .ZeroDivisionError at test_load"):
+        GuardedPipeline([Rotate()], skip=True)(sample)  # a mistake in code: no file is to blame
+
+
+def test_settings_of_the_metric_that_would_fail_at_the_end():
+    class Metric:
+        metrics, ignore_index = ["mIoU"], 255
+
+    assert LabelRules.of([Metric(), Metric()], 3) == RULES
+    for name, value, words in (
+        ("metrics", ["mIOU"], "test_evaluator.iou_metrics: 'mIOU' is unknown"),
+        ("ignore_index", "255", "test_evaluator.ignore_index"),
+    ):
+        wrong = Metric()
+        setattr(wrong, name, value)
+        with pytest.raises(InputError, match=words):
+            LabelRules.of([wrong], 3)
