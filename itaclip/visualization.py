@@ -99,7 +99,10 @@ def save_picture(path: Path, picture: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        Image.fromarray(picture).save(aside, format="PNG")
+        with open(aside, "wb") as file:
+            Image.fromarray(picture).save(file, format="PNG")
+            file.flush()
+            os.fsync(file.fileno())  # whole also after a power cut
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
