@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import torch
 
+from .distributed import ProcessLostError
 from .errors import InputError
 
 _MAX_CHARACTERS = 300  # of another library's message
@@ -53,7 +54,7 @@ def building(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) or _is_explained(error):
+        if isinstance(error, OSError | ProcessLostError) or _is_explained(error):
             raise
         raise InputError(f"{path}: {_explanation(error)}") from error
 
@@ -118,6 +119,9 @@ def check_parts(config: Mapping[str, Any], path: Path) -> None:
         expect(value or "", str, f"{place}.data_prefix.{key}", "a folder")
     for key in ("img_suffix", "seg_map_suffix"):
         expect(dataset.get(key, ""), str | tuple | list, f"{place}.{key}", "a file's ending")
+    for key in ("env_cfg", "test_cfg"):
+        expect(config.get(key) or {}, Mapping, key, "a dict")
+    expect(loader.get("sampler") or {}, Mapping, "test_dataloader.sampler", "a dict")
     hooks = config.get("custom_hooks") or []
     expect(hooks, list | tuple, "custom_hooks", "a list of dicts")
     for index, hook in enumerate(hooks):

@@ -28,6 +28,8 @@ BENCHMARKS = {
     "CityscapesDataset": ("cityscapes", 500),
     "ADE20KDataset": ("ade20k", 2000),
 }
+MISSING_FILES = ("no image", "no mask")
+"""Kinds of problems that are about one sample's missing files."""
 LabelLookup = Mapping[int, int] | Sequence[int] | np.ndarray
 
 

@@ -1,4 +1,7 @@
-"""``eval.py``: checks, mmengine's Runner on a config, a record, and the paper's row beside it."""
+"""``eval.py``: checks, mmengine's Runner on a config, a record, and the paper's row beside it.
+
+How runs are spread over processes, stopped and continued: docs/long_runs.md.
+"""
 
 import argparse
 import difflib
@@ -11,7 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -20,9 +22,15 @@ from mmseg.registry import DATASETS, MODELS
 
 from .bad_samples import LabelRules, guard_loading
 from .config_errors import building, check_folder, check_parts, memory_message, one_line
+from .distributed import Processes, ProcessLostError, main_first, processes
 from .errors import InputError
+from .identity import identity
+from .loop import EvaluationRunner
 from .paths import resolve_path
-from .records import RecordHook
+from .records import RecordHook, known_inputs
+from .runs import Run, open_run
+from .selection import add_options, select
+from .signals import Stopped, stop_signals
 
 
 class _Options(DictAction):
@@ -55,6 +63,18 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--work-dir", help="folder of logs and records; default: work_dirs/<name of the config>"
     )
     parser.add_argument("--show-dir", help="folder for overlays, prediction beside ground truth")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the unfinished evaluation in the work dir after its last finished image",
+    )
+    parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave images and masks that cannot be used out, list them in the record, and call "
+        "the result partial, instead of stopping at the first one",
+    )
+    add_options(parser)
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -142,13 +162,19 @@ def _check_model_keys(model: ConfigDict, path: Path) -> None:
 # ---- checks before and during a run -------------------------------------------------------------
 
 
-def check_data(config: Config, path: Path) -> None:
+def check_data(config: Config, path: Path, quiet: bool = False, skip_bad: bool = False) -> None:
     """Checks folders, names, counts and pairing of the test data; warnings are printed.
+
+    Args:
+        config: as :func:`load_config` gives it.
+        path: its file, for messages.
+        quiet: print no warnings.
+        skip_bad: files that are missing stop nothing: their samples will be left out.
 
     Raises:
         InputError: listing all that is wrong, and the command that checks the rest.
     """
-    from .data_check import check_cheap, check_places
+    from .data_check import MISSING_FILES, check_cheap, check_places
     from .data_problems import format_problems, has_errors
 
     settings = config.test_dataloader.dataset
@@ -158,6 +184,8 @@ def check_data(config: Config, path: Path) -> None:
             # Lazily: an empty data set cannot be initialised.
             dataset = DATASETS.build({**settings, "lazy_init": True})
             problems = check_cheap(dataset)
+    if skip_bad:
+        problems = [problem for problem in problems if problem.kind not in MISSING_FILES]
     lines = format_problems(problems)
     if has_errors(problems):
         raise InputError(
@@ -169,12 +197,19 @@ def check_data(config: Config, path: Path) -> None:
                 ]
             )
         )
-    for line in lines:
+    for line in [] if quiet else lines:
         print(line, file=sys.stderr)
 
 
 class CheckLabelsHook(Hook):
-    """Refuses files that mmseg would load or count wrongly; see :mod:`itaclip.bad_samples`."""
+    """Refuses files that mmseg would load or count wrongly; see :mod:`itaclip.bad_samples`.
+
+    Args:
+        skip: leave them out instead.
+    """
+
+    def __init__(self, skip: bool = False) -> None:
+        self.skip = skip
 
     def before_test(self, runner: Runner) -> None:
         metrics = [m for m in runner.test_loop.evaluator.metrics if isinstance(m, IoUMetric)]
@@ -184,14 +219,23 @@ class CheckLabelsHook(Hook):
             rules = LabelRules.of(metrics, classes)
         model = getattr(runner.model, "module", runner.model)
         encoder = getattr(model, "image_encoder", None)
-        guard_loading(runner.test_dataloader, rules, getattr(encoder, "patch_size", 1))
+        patch = getattr(encoder, "patch_size", 1)
+        guard_loading(runner.test_dataloader, rules, patch, self.skip)
 
 
 # ---- the tool -----------------------------------------------------------------------------------
 
 
 def evaluate(arguments: Sequence[str] | None = None) -> dict[str, float]:
-    """Runs an evaluation, writes its record, prints the comparison, and returns its metrics."""
+    """Runs an evaluation, writes its record, prints the comparison, and returns its metrics.
+
+    Metrics of a part of the data set are named ``partial/…``.
+
+    Raises:
+        InputError: whatever the user can mend.
+        Stopped: SIGINT or SIGTERM came; what is done is kept.
+        ProcessLostError: another process of a spread run ended; what is done is kept.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     args = parse_arguments(given)
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
@@ -199,36 +243,117 @@ def evaluate(arguments: Sequence[str] | None = None) -> dict[str, float]:
     path = resolve_path(args.config, "--config")
     settings = config.to_dict()
     check_folder(config.work_dir, "--work-dir")
-    check_data(config, path)
-    with building(path):
-        runner = Runner.from_cfg(config)
-    record = RecordHook(
-        settings, path, shlex.join(["python", "eval.py", *given]), options=args.cfg_options
-    )
-    runner.register_hook(CheckLabelsHook(), priority="VERY_HIGH")
-    runner.register_hook(record, priority="LOWEST")
-    with building(path):
-        runner.test_loop  # noqa: B018  (built when it is asked for)
-    metrics = runner.test()
-    if is_main_process():
-        print("\n".join(record.summary))
+    spread = (config.get("env_cfg") or {}).get("dist_cfg")
+    with stop_signals(), processes(args.launcher, spread) as group:
+        with main_first():
+            check_data(config, path, quiet=not group.main, skip_bad=args.skip_bad)
+        _take_over_loop(config, path)
+        with building(path):
+            runner = EvaluationRunner.from_cfg(config)
+            with main_first():
+                _ = runner.test_loop  # builds the data
+        command = shlex.join(["python", "eval.py", *(word for word in given if word != "--resume")])
+        inputs = known_inputs(runner, settings, path, command, args.cfg_options)
+        run = _open_run(runner, settings, inputs, args, group)
+        record = RecordHook(inputs, run)
+        runner.register_hook(CheckLabelsHook(args.skip_bad), priority="VERY_HIGH")
+        runner.register_hook(record, priority="LOWEST")
+        try:
+            metrics = runner.test()
+        except BaseException as error:
+            if hint := run.hint():
+                error.add_note(hint)
+            elif isinstance(error, Stopped | ProcessLostError):
+                error.add_note("no image is kept; start again with the same command")
+            raise
+        finally:
+            run.close()
+        if group.main:
+            print("\n".join(record.summary))
     return metrics
 
 
+def _take_over_loop(config: Config, path: Path) -> None:
+    """Puts the loop in that spreads and keeps images; settings that it cannot follow are refused.
+
+    Raises:
+        InputError: a loop, sampler or batch sampler of the user's own.
+    """
+    loader = config.test_dataloader
+    chosen = {
+        "test_cfg.type": (config.test_cfg.get("type", "TestLoop"), "TestLoop"),
+        "test_dataloader.sampler.type": (
+            (loader.get("sampler") or {}).get("type", "DefaultSampler"),
+            "DefaultSampler",
+        ),
+        "test_dataloader.batch_sampler": (loader.get("batch_sampler"), None),
+    }
+    for key, (value, expected) in chosen.items():
+        if value != expected:
+            raise InputError(
+                f"{path}: {key}: expected {expected!r}, since eval.py itself gives every image to "
+                f"one process once, but got {value!r}; remove it."
+            )
+    config.test_cfg = ConfigDict({**config.test_cfg, "type": "EvaluationLoop"})
+    loader.sampler = ConfigDict(type="ShareSampler")
+    config.model_wrapper_cfg = ConfigDict(type="PlainModelWrapper")
+
+
+def _open_run(
+    runner: Runner,
+    settings: dict,
+    inputs: dict,
+    args: argparse.Namespace,
+    group: Processes,
+) -> Run:
+    """The new run, or with ``--resume`` the one to continue; the loop takes it over."""
+    loop = runner.test_loop
+    selection = select(len(loop.dataloader.dataset), args.limit, args.indices)
+    run = open_run(
+        work_dir=Path(runner.work_dir),
+        log_dir=Path(runner.log_dir),
+        identity=identity(
+            settings, inputs, selection, runner.model, **{"--skip-bad": args.skip_bad}
+        ),
+        selection=selection,
+        processes=group,
+        paths={index: loop.paths(index) for index in selection.indices},
+        resume=args.resume,
+    )
+    loop.begin(run)
+    return run
+
+
 def run_tool(main: Callable[[], object]) -> int:
-    """Runs a command-line tool: bad input ends in one sentence on stderr and exit code 2."""
+    """Runs a command-line tool: bad input ends in one sentence on stderr and exit code 2.
+
+    A stop by a signal ends in one sentence, too, and 128 plus its number; a lost process in 1. Of a
+    spread run only one process speaks.
+    """
     try:
         main()
+    except Stopped as error:
+        _tell(error, str(error))
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except ProcessLostError as error:
+        _tell(error, f"error: {error}")
+        return 1
     except Exception as error:
         message = _input_message(error) or memory_message(error)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        _tell(error, f"error: {message}")
         return 2
     return 0
+
+
+def _tell(error: BaseException, message: str) -> None:
+    if not getattr(error, "silent", False):
+        notes = getattr(error, "__notes__", ())
+        print("\n".join([message, *notes]), file=sys.stderr, flush=True)
 
 
 def _input_message(error: BaseException) -> str | None:

@@ -19,6 +19,8 @@ def written_aside(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
+        with open(aside, "rb+") as file:
+            os.fsync(file.fileno())  # whole also after a power cut
         os.replace(aside, path)
     except OSError as error:
         raise InputError(
