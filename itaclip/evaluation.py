@@ -32,6 +32,8 @@ from .runs import Run, open_run
 from .selection import add_options, select
 from .signals import Stopped, stop_signals
 
+_MAX_LISTED = 20  # left-out samples that are printed
+
 
 class _Options(DictAction):
     """mmengine's ``KEY=VALUE …``, with a usage message for what is not of that form."""
@@ -269,8 +271,15 @@ def evaluate(arguments: Sequence[str] | None = None) -> dict[str, float]:
         finally:
             run.close()
         if group.main:
-            print("\n".join(record.summary))
+            print("\n".join([*record.summary, *_left_out(run)]))
     return metrics
+
+
+def _left_out(run: Run) -> list[str]:
+    """Lines on the samples that were left out."""
+    lines = [f"left out: {sample['reason']}" for sample in run.skipped]
+    more = len(lines) - _MAX_LISTED
+    return lines[:_MAX_LISTED] + ([f"left out: {more} more, see the record"] if more > 0 else [])
 
 
 def _take_over_loop(config: Config, path: Path) -> None:

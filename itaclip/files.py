@@ -8,12 +8,16 @@ from pathlib import Path
 from .errors import InputError
 
 
+class NotWrittenError(InputError, OSError):
+    """A result that could not be written: an :class:`OSError` whose message says all."""
+
+
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Yields a path beside ``path`` to write to; it takes the name ``path`` where all went well.
 
     Raises:
-        InputError: the disk is full, or the folder cannot be written.
+        NotWrittenError: the disk is full, or the folder cannot be written.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -23,7 +27,7 @@ def written_aside(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())  # whole also after a power cut
         os.replace(aside, path)
     except OSError as error:
-        raise InputError(
+        raise NotWrittenError(
             f"{path}: cannot be written ({error.strerror or error}); make room, make the folder "
             "writable, or give another one."
         ) from error

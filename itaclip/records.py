@@ -39,6 +39,7 @@ from .paper import (
     shipped_config,
 )
 from .paths import PROJECT_ROOT, resolve_path
+from .record_format import CHECKSUM, check_record, checksum
 
 FORMAT = 1
 FILE_NAME = "record.json"
@@ -102,6 +103,8 @@ class RecordHook(Hook):
         }
         comparison = compare(record)
         record["comparison"] = comparison.as_dict()
+        record = plain(record)
+        record[CHECKSUM] = checksum(record)
         for folder in (run.folder, Path(runner.work_dir)):
             path = write_record(folder / FILE_NAME, record)
         self.summary = [*comparison_lines(comparison, record), f"record: {path}"]
@@ -391,17 +394,15 @@ def read_record(path: Path) -> dict[str, Any]:
     """Reads a record.
 
     Raises:
-        InputError: no such file, or no record.
+        InputError: no such file, no record, or one that is damaged.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such record; give a record.json or its folder.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: the record cannot be read ({error}); run again.") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise InputError(f"{path}: expected a record of format {FORMAT}, as eval.py writes it.")
-    missing = {"time", "config", "data", "results", "comparison"} - record.keys()
-    if missing:
-        raise InputError(f"{path}: the record lacks {sorted(missing)[0]!r}; run again.")
+    check_record(record, path)
     return record

@@ -23,8 +23,9 @@ from mmseg.visualization import SegLocalVisualizer
 from PIL import Image
 from test_evaluation import PredictionsFromFiles  # noqa: F401  (registers it)
 
+from itaclip import InputError
 from itaclip.evaluation import evaluate, run_tool
-from itaclip.records import FILE_NAME
+from itaclip.records import FILE_NAME, read_record
 
 CONFIG = """
 _base_ = ["{project}/configs/_base_/runtime.py"]
@@ -462,6 +463,37 @@ def test_nothing_left_is_no_result(folder, capsys):
 def test_mistakes_of_the_config_are_not_skipped(folder, capsys):
     edit("(256, 64)", '"x"')(folder)
     assert "pipeline: Resize fails" in refused(capsys, "--skip-bad")
+
+
+# ---- records ------------------------------------------------------------------------------------
+
+
+def test_a_record_is_read_as_it_was_written_or_not_at_all(folder, capsys):
+    """Every bit counts; and without the checksum, every value's kind does."""
+    assert evaluated("--work-dir", "out") == 0
+    path = folder / "out" / FILE_NAME
+    record = read_record(path)
+    written = path.read_bytes()
+    digit = written.index(b'"mIoU": ') + len(b'"mIoU": ')
+    for at, bit in ((digit, 1), (digit, 7), (len(written) // 2, 0), (3, 5)):
+        damaged = bytearray(written)
+        damaged[at] ^= 1 << bit
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=re.escape(str(path))):
+            read_record(path)
+    for length in (0, 1, 100, len(written) - 3):
+        path.write_bytes(written[:length])
+        with pytest.raises(InputError, match=re.escape(str(path))):
+            read_record(path)
+    del record["sha256"]
+    for outer, inner in (("results", "mIoU"), ("comparison", "reasons"), ("data", None)):
+        for value in ("x", True, [1], {"a": 1}):
+            part = {**record[outer], inner: value} if inner else value
+            if isinstance(value, type(record[outer][inner] if inner else record[outer])):
+                continue
+            path.write_text(json.dumps({**record, outer: part}))
+            with pytest.raises(InputError, match=f"'{outer}"):
+                read_record(path)
 
 
 # ---- disks --------------------------------------------------------------------------------------
