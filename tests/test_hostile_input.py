@@ -332,7 +332,7 @@ MODEL_KEYS = [
 
 
 @settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     database=None,
