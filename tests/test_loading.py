@@ -258,8 +258,10 @@ def test_a_batch_of_bad_samples_alone_is_empty(loader_of):
     assert len(batch[SKIPPED]) == 2
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize(("name", "words"), [(1, "truncated"), (3, "colours"), (5, "the label 3")])
+@pytest.mark.parametrize(
+    ("workers", "name", "words"),
+    [(0, 1, "truncated"), (0, 3, "colours"), (0, 5, "the label 3"), (1, 3, "colours")],
+)
 def test_otherwise_the_first_bad_sample_stops(workers, name, words, loader_of):
     loader = loader_of(workers=workers, names=[0, name])
     guard_loading(loader, RULES)
