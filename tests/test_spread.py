@@ -8,10 +8,13 @@ import time
 
 import pytest
 from conftest import PROJECT
+from PIL import Image
 from starts import Start, comparable, pictures, record, write_data
 from test_resume import finished, journals, wait_for_images
 
 from itaclip.journal import read_journal
+from itaclip.storybook import CLASSES, PALETTE
+from itaclip.storybook.benchmark import evaluation_scene
 
 VARIABLES = {
     "pytorch": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
@@ -61,19 +64,19 @@ def test_same_result_as_one_process(tmp_path, images, size, launcher, workers):
 
 
 def test_torchrun(tmp_path):
-    """The command as users give it, with the model and data that ship with the project."""
-    command = ["eval.py", "--config", "configs/cfg_storybook.py", "--limit", "5"]
-    command += ["--cfg-options", "test_dataloader.num_workers=0"]
-    command += ["test_dataloader.dataset.data_root=" + str(storybook(tmp_path))]
-    scores = []
+    """The command as users give it, with the model that ships with the project."""
+    folder = drawn_scenes(tmp_path / "data", 5)
+    config = STORYBOOK.format(project=PROJECT, folder=folder, classes=CLASSES, palette=PALETTE)
+    (tmp_path / "cfg.py").write_text(config)
+    found = []
     for size in (1, 2):
-        start = [sys.executable]
+        start, options = [sys.executable], []
         if size > 1:
             start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
-        options = ["--work-dir", str(tmp_path / str(size))]
-        options += ["--launcher", "pytorch"] if size > 1 else []
+            options = ["--launcher", "pytorch"]
+        command = ["eval.py", "--config", str(tmp_path / "cfg.py"), "--limit", "4"]
         done = subprocess.run(
-            [*start, *command, *options],
+            [*start, *command, "--work-dir", str(tmp_path / str(size)), *options],
             cwd=PROJECT,
             env=os.environ | dict(OMP_NUM_THREADS="1"),
             capture_output=True,
@@ -82,18 +85,42 @@ def test_torchrun(tmp_path):
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.count("PARTIAL RESULT\n") == 1, "one process speaks"
-        found = record(tmp_path, str(size))
-        scores.append((found["results"], found["data"]))
-        assert found["hardware"]["processes"] == size
-    assert scores[0] == scores[1]
+        found.append(record(tmp_path, str(size)))
+        assert found[-1]["hardware"]["processes"] == size
+    assert found[0]["results"] == found[1]["results"]
+    assert found[0]["data"] == found[1]["data"]
+    assert found[0]["results"]["mIoU"] > 30, "the model sees something"
     sheets = [(tmp_path / f"{size}/overlays/sheet.png").read_bytes() for size in (1, 2)]
     assert sheets[0] == sheets[1]
 
 
-def storybook(folder):
-    """The drawn benchmark: where it lies already, else a place for it."""
-    place = PROJECT / "data" / "storybook"
-    return place if place.exists() else folder / "storybook"
+STORYBOOK = """
+_base_ = ["{project}/configs/cfg_storybook.py"]
+test_dataloader = dict(
+    num_workers=0,
+    dataset=dict(
+        _delete_=True,
+        type="BaseSegDataset",
+        data_root="{folder}",
+        data_prefix=dict(img_path="images", seg_map_path="masks"),
+        img_suffix=".png",
+        seg_map_suffix=".png",
+        metainfo=dict(classes={classes}, palette={palette}),
+        pipeline={{{{_base_.test_pipeline}}}},
+    ),
+)
+"""
+
+
+def drawn_scenes(folder, count):
+    """The first scenes of Storybook, without drawing a whole split."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for index in range(count):
+        scene = evaluation_scene("val", index)
+        Image.fromarray(scene.image).save(folder / f"images/{index}.png")
+        Image.fromarray(scene.mask).save(folder / f"masks/{index}.png")
+    return folder
 
 
 def test_continued_by_another_number_of_processes(tmp_path):
@@ -190,11 +217,11 @@ def test_launcher_that_did_not_start_it(tmp_path, launcher, variable, starter):
 
 
 def test_machines_that_differ(tmp_path):
-    """Here: another file of class names beside the first process's, as on a disk of its own."""
+    """Here by a config that reads the environment."""
     write_data(tmp_path, 2)
     text = (tmp_path / "cfg.py").read_text()
-    lines = 'import os\nseconds = 0.01 * int(os.environ["RANK"])\n' + text
-    (tmp_path / "cfg.py").write_text(lines.replace("seconds=0.0", "seconds=seconds"))
+    seconds = 'seconds=0.01 * int(__import__("os").environ["RANK"])'
+    (tmp_path / "cfg.py").write_text(text.replace("seconds=0.0", seconds))
     start = Start(tmp_path, size=2)
     assert start.wait() in ([2, 2], [1, 2], [2, 1])
     (message,) = start.errors()
