@@ -24,7 +24,7 @@ from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
 from .errors import InputError
-from .signals import check_stop
+from .signals import check_stop, stop_behind
 
 TIMEOUT = 300  # seconds; env_cfg.dist_cfg.timeout changes it
 _BEAT, _LOOK = 1.0, 0.1  # seconds between signs of life, and between looks while waiting
@@ -79,6 +79,7 @@ class Processes:
         """Whether this is the first process of its machine."""
         self._store, self._stages = store, itertools.count()
         self._lost: str | None = None
+        self._told = False  # another process has said why the run ends
         self._ending = threading.Event()
         if store is not None:
             hosts = all_gather_object(self.host)
@@ -99,7 +100,7 @@ class Processes:
                 self._store.set(f"alive/{self.rank}", str(beat))
                 failure = self._get("failure")
                 if failure is not None:
-                    self._lost = failure.decode()
+                    self._lost, self._told = failure.decode(), True
                     return
                 for rank, (value, since) in seen.items():
                     now = self._get(f"alive/{rank}") or b""
@@ -215,9 +216,13 @@ class Processes:
             if first:
                 what = f"process {self.rank} of {self.size} on {self.host} ended: {reason}"
                 self._store.set("failure", what)
-            return first
+            if self.main:  # which may hold the store: the others shall read it first
+                end = time.monotonic() + 3 * _BEAT
+                while self._store.add("failures", 0) < self.size and time.monotonic() < end:
+                    time.sleep(_LOOK)
+            return first and not self._told
         except Exception:  # nobody is left to tell
-            return True
+            return not self._told
 
     def close(self) -> None:
         """Leaves an evaluation that is done; rank 0, which may hold the store, goes last."""
@@ -259,11 +264,12 @@ def processes(launcher: str, dist_cfg: Mapping[str, Any] | None = None) -> Itera
     try:
         yield own
         own.close()
-    except BaseException as error:
+    except BaseException as raised:
+        error = stop_behind(raised)
         message = str(error).strip() or type(error).__name__
         if not own.fail(message.splitlines()[0]):
             error.silent = True
-        raise
+        raise error from error.__cause__
     finally:
         _current = Processes()
 

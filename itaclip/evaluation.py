@@ -24,13 +24,15 @@ from .bad_samples import LabelRules, guard_loading
 from .config_errors import building, check_folder, check_parts, memory_message, one_line
 from .distributed import Processes, ProcessLostError, main_first, processes
 from .errors import InputError
+from .hooks import OverlayHook
 from .identity import identity
+from .label_files import SaveLabels
 from .loop import EvaluationRunner
 from .paths import resolve_path
 from .records import RecordHook, known_inputs
-from .runs import Run, open_run
+from .runs import Run, open_run, tidy
 from .selection import add_options, select
-from .signals import Stopped, stop_signals
+from .signals import Stopped, stop_behind, stop_signals
 
 _MAX_LISTED = 20  # left-out samples that are printed
 
@@ -262,12 +264,13 @@ def evaluate(arguments: Sequence[str] | None = None) -> dict[str, float]:
         runner.register_hook(record, priority="LOWEST")
         try:
             metrics = runner.test()
-        except BaseException as error:
+        except BaseException as raised:
+            error = stop_behind(raised)
             if hint := run.hint():
                 error.add_note(hint)
             elif isinstance(error, Stopped | ProcessLostError):
                 error.add_note("no image is kept; start again with the same command")
-            raise
+            raise error from error.__cause__
         finally:
             run.close()
         if group.main:
@@ -329,6 +332,12 @@ def _open_run(
         paths={index: loop.paths(index) for index in selection.indices},
         resume=args.resume,
     )
+    if run.earlier and group.main:
+        writers = [*runner.hooks, *loop.evaluator.metrics]
+        folders = [
+            writer.folder for writer in writers if isinstance(writer, OverlayHook | SaveLabels)
+        ]
+        tidy([run.folder, *folders])
     loop.begin(run)
     return run
 

@@ -1,7 +1,7 @@
 """What an evaluation's result depends on, and how two evaluations differ in it."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ def identity(
     """
     folder = str(settings.get("work_dir", ""))
     kept = {key: value for key, value in settings.items() if key not in _FREE_PARTS}
+    kept["custom_hooks"] = _by_type(settings.get("custom_hooks") or ())
     found = {
         key: value.replace(folder, "<work dir>", 1) if isinstance(value, str) and folder else value
         for key, value in _leaves(plain(kept), "")
@@ -70,6 +71,17 @@ def identity(
             **more,
         }
     )
+
+
+def _by_type(hooks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Hooks under their types, since their order in a config matters less than their names."""
+    named: dict[str, Any] = {}
+    for hook in hooks:
+        kind = str(hook["type"])
+        while kind in named:
+            kind += "'"
+        named[kind] = hook
+    return named
 
 
 def _tensors(model: Any) -> Iterator[torch.Tensor]:

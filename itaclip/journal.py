@@ -179,7 +179,7 @@ def decode(value: Any) -> Any:
     if "tensor" in value:
         dtype = getattr(torch, value["dtype"])
         return torch.tensor(numbers, dtype=dtype).reshape(value["shape"])
-    return np.array(numbers, dtype=value["dtype"]).reshape(value["shape"])
+    return np.array(numbers, dtype=value["dtype"]).reshape(value["shape"])[()]
 
 
 def _are_areas(value: Any) -> bool:

@@ -9,7 +9,7 @@ work_dir/<time of the first start>/        the run's folder
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -244,6 +244,13 @@ def _new(log_dir: Path) -> str:
             continue
         return folder.name
     raise FileExistsError(f"{log_dir}: no free name for a run")
+
+
+def tidy(folders: Iterable[Path]) -> None:
+    """Removes what a killed process left half-written in a run's folders."""
+    for folder in folders:
+        for path in folder.rglob(".*.part"):
+            path.unlink(missing_ok=True)
 
 
 def _locked(journal: Path) -> FileLock:

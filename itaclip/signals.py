@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,8 +43,30 @@ def check_stop() -> None:
         raise Stopped(_received[0])
 
 
+def stop_behind(error: BaseException) -> BaseException:
+    """The stop that another error comes from, or that error.
+
+    Libraries that catch everything raise something else in its place, and a data loader may learn
+    first that its processes, which got the same signal, are gone.
+    """
+    if not isinstance(error, Stopped) and "DataLoader worker" in str(error):
+        try:
+            _ignore_children()
+            time.sleep(0.3)
+        except Stopped as stop:
+            return stop
+    return Stopped(_received[0]) if _received and not isinstance(error, Stopped) else error
+
+
 def _stop(number: int, frame: object) -> None:
     first = not _received
     _received.append(number)
     if first:
+        _ignore_children()
         raise Stopped(number)
+
+
+def _ignore_children() -> None:
+    """From now on torch's handler shall not raise, wherever, that a data loader's process ended."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
