@@ -7,12 +7,14 @@ from ._mmcv_ops import import_mmseg_models
 
 import_mmseg_models()
 
+from .api import EncodedImage, Segmenter, load  # noqa: E402
 from .data_preprocessor import CLIPDataPreprocessor  # noqa: E402
 from .datasets import COCOObject164kDataset, StorybookDataset, VOC20Dataset  # noqa: E402
 from .errors import BadSampleError, InputError  # noqa: E402
 from .hooks import CheckClassesHook, OverlayHook, TrimMemoryHook  # noqa: E402
 from .label_files import LoadMappedAnnotations, SaveLabels  # noqa: E402
 from .loading import LoadCheckedAnnotations, LoadCheckedImage  # noqa: E402
+from .segmentation import Segmentation  # noqa: E402
 from .segmentor import DenseFeatures, ITACLIPSegmentor  # noqa: E402
 from .vocabulary import Vocabulary  # noqa: E402
 
@@ -23,6 +25,7 @@ __all__ = [
     "COCOObject164kDataset",
     "CheckClassesHook",
     "DenseFeatures",
+    "EncodedImage",
     "ITACLIPSegmentor",
     "InputError",
     "LoadCheckedAnnotations",
@@ -30,8 +33,11 @@ __all__ = [
     "LoadMappedAnnotations",
     "OverlayHook",
     "SaveLabels",
+    "Segmentation",
+    "Segmenter",
     "StorybookDataset",
     "TrimMemoryHook",
     "VOC20Dataset",
     "Vocabulary",
+    "load",
 ]

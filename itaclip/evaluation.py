@@ -122,7 +122,7 @@ def load_config(args: argparse.Namespace) -> Config:
                 f"{path}: expected the key {key!r}, but it is missing; see configs/ for examples."
             )
     check_parts(config, path)
-    _check_model_keys(config.model, path)
+    check_model_keys(config.model, path)
     config.setdefault("default_scope", "mmseg")
     config.setdefault("test_cfg", ConfigDict(type="TestLoop"))
     if config.test_dataloader.get("num_workers") == 0:  # torch refuses both together
@@ -145,7 +145,7 @@ def load_config(args: argparse.Namespace) -> Config:
     return config
 
 
-def _check_model_keys(model: ConfigDict, path: Path) -> None:
+def check_model_keys(model: ConfigDict, path: Path) -> None:
     """Names a misspelt key of the model before anything is loaded."""
     kind = MODELS.get(model["type"]) if isinstance(model.get("type"), str) else None
     if kind is None:

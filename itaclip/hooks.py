@@ -1,9 +1,6 @@
 """Hooks of mmengine's Runner: memory, checks before a run, overlays."""
 
-import ctypes
-import sys
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,29 +12,17 @@ from mmseg.registry import HOOKS
 from mmseg.structures import SegDataSample
 
 from .errors import InputError
+from .memory import trim_memory
 from .runs import Run
 from .visualization import contact_sheet, overlay_with_legend, save_picture
 
 
 @HOOKS.register_module()
 class TrimMemoryHook(Hook):
-    """Gives freed memory back to the system after every image.
-
-    glibc keeps freed arenas, so that a long evaluation on a CPU grows by tens of MB an image
-    without any leak. Elsewhere than on Linux with glibc this does nothing.
-    """
+    """Gives freed memory back to the system after every image (see :func:`trim_memory`)."""
 
     def after_test_iter(self, *args: object, **kwargs: object) -> None:
-        trim = _malloc_trim()
-        if trim is not None:
-            trim(0)
-
-
-@cache
-def _malloc_trim():
-    if sys.platform != "linux":
-        return None
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+        trim_memory()
 
 
 @HOOKS.register_module()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .recipes import Recipe
-from .tower import Tower, run_blocks
+from .tower import Reads, Tower, run_blocks
 
 
 class ImageEncoder(nn.Module):
@@ -43,6 +43,10 @@ class ImageEncoder(nn.Module):
     def dtype(self) -> torch.dtype:
         """The data type of the blocks' matrix products on the present device."""
         return compute_dtype(self.precision, self.visual.conv1.weight.device)
+
+    def prepare(self) -> None:
+        """Makes the lowered copy of the weights, if any, before the first image needs it."""
+        self._blocks()
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """(h, w) patches of an image of ``size`` (H, W) pixels: the floor of side / patch.
@@ -79,7 +83,7 @@ class ImageEncoder(nn.Module):
         Returns:
             Patch features (B, h, w, E) and [CLS] features (B, E), fp32, not normalised.
         """
-        tower = self._tower(images)
+        tower = self.tower(images)
         features = self._embedding(self.recipe.tokens(tower))
         if self.recipe.needs_text and text is not None:
             patches = features[:, 1:].unflatten(1, tower.grid)
@@ -98,13 +102,18 @@ class ImageEncoder(nn.Module):
             (B, M, N, N) fp32, with M heads and N = 1 + h·w tokens, [CLS] first; rows attend to
             columns.
         """
-        return self.recipe.attention_maps(self._tower(images))
+        return self.recipe.attention_maps(self.tower(images))
 
-    def _tower(self, images: Tensor) -> Tower:
-        """Runs all blocks but the last on images (B, 3, H, W)."""
+    def tower(self, images: Tensor, reads: Reads | None = None) -> Tower:
+        """Runs all blocks but the last on images (B, 3, H, W).
+
+        Args:
+            reads: what is kept of them; None keeps what the recipe reads.
+        """
         grid, blocks = self.grid(images.shape[-2:]), self._blocks()
         tower = Tower(blocks, grid, self.patch_size, self.embed(images, grid))
-        run_blocks(tower, self.recipe.reads(len(blocks)), self.recipe.after_block)
+        reads = self.recipe.reads(len(blocks)) if reads is None else reads
+        run_blocks(tower, reads, self.recipe.after_block)
         return tower
 
     def _embedding(self, tokens: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .files import written_aside
+from .paths import written_aside
 
 _CHECK = ', "crc32": "'
 _MAX_NUMBERS = 1 << 16  # numbers of one tensor; more are pictures, not figures

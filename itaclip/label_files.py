@@ -14,8 +14,8 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import METRICS, TRANSFORMS
 
 from .errors import BadSampleError, InputError
-from .files import written_aside
 from .loading import mask_limit, read_labels
+from .paths import written_aside
 from .visualization import save_picture
 
 _RAW_VALUES = 1 << 16  # masks of 8 and 16 bits

@@ -1,6 +1,8 @@
-"""Where configs' relative paths are looked up."""
+"""Where configs' relative paths are looked up; files that are whole or not there at all."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import InputError
@@ -27,3 +29,33 @@ def resolve_path(path: str | Path, key: str) -> Path:
             return place
     where = " nor ".join(str(place) for place in dict.fromkeys(places))
     raise InputError(f"{key}: expected an existing file, but there is none at {where}.")
+
+
+class NotWrittenError(InputError, OSError):
+    """A file that could not be written: an :class:`OSError` whose message says all."""
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yields a path to write to, which is renamed to ``path`` when that went well.
+
+    Raises:
+        NotWrittenError: the disk is full, or the file or its folder cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        with open(aside, "rb+") as file:
+            os.fsync(file.fileno())  # whole also after a power cut
+        os.replace(aside, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise NotWrittenError(
+            f"{path}: cannot be written ({reason}); make room, or choose another place."
+        ) from error
+    finally:
+        try:
+            aside.unlink(missing_ok=True)
+        except OSError:
+            pass  # the first error says more

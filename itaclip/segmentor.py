@@ -1,6 +1,8 @@
 """The registered segmentor: text once, then views → windows → features → scores → labels."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +14,12 @@ from mmseg.models.segmentors import BaseSegmentor
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
-from tqdm import tqdm
 
 from .clip_model import load_clip
 from .data_preprocessor import CLIPDataPreprocessor
 from .errors import InputError
 from .image_encoder import ImageEncoder
-from .memory import run_in_batches
+from .memory import run_in_batches, trim_memory
 from .paths import resolve_path
 from .postprocess import (
     check_postprocess,
@@ -28,8 +29,9 @@ from .postprocess import (
     label_map,
     small_classes,
 )
-from .recipes import resolve_recipe
-from .refinement import pamr, parse_pamr, reach
+from .progress import advance, extend, progress
+from .recipes import Recipe, resolve_recipe
+from .refinement import pamr, pamr_strips, parse_pamr
 from .sliding_window import (
     WindowAssembler,
     WindowGrid,
@@ -43,10 +45,13 @@ from .text_encoder import TextEncoder, imagenet_templates
 from .views import fuse_features, make_views
 from .vocabulary import Vocabulary, load_vocabulary
 
-# A progress bar within one image appears above this number of windows.
+# A progress bar within one image appears from this number of windows, or of pixels times queries.
 _MANY_WINDOWS = 500
-# Labels without scores are made in strips of about this many pixels times queries (1 GB).
-_STRIP_ELEMENTS = 1 << 28
+_MANY_ELEMENTS = 1 << 29
+# For that bar: about as many elements are refined once in the time of one encoder pass.
+_ELEMENTS_PER_PASS = 10_000_000
+# Labels without scores or refinement are made in strips of this many pixels times queries (64 MB).
+_STRIP_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ class ITACLIPSegmentor(BaseSegmentor):
     """Segments images into any vocabulary with a frozen CLIP.
 
     Args:
-        clip_model: OpenAI's name, ``'storybook-tiny'``, or the path of a checkpoint.
+        clip_model: OpenAI's name, ``'storybook-tiny'``, the path of a checkpoint, or a loaded
+            ``clip.model.CLIP``, which is taken over.
         name_path: class-name file, a line per class, names separated by commas.
         background: class 0 is "everything else"; it takes no auxiliary text.
         auxiliary_text_path: file of lines ``name >= text``; None = off.
@@ -83,7 +89,8 @@ class ITACLIPSegmentor(BaseSegmentor):
         pamr: ``dict(num_iter=10, dilations=(8, 16))``; None = off.
         precision: ``'auto'``, ``'fp32'``, ``'bf16'`` or ``'fp16'`` of the encoder's blocks.
         test_cfg: ``dict(mode='slide', crop_size=…, stride=…)`` or ``dict(mode='whole')``.
-        vocabulary: given instead of ``name_path`` and ``auxiliary_text_path`` from Python.
+        vocabulary: given instead of ``name_path`` and ``auxiliary_text_path`` from Python;
+            ``Vocabulary.empty()`` leaves the classes to :meth:`set_vocabulary`.
         text_cache: keep text features on disk for later starts.
         window_batch: windows in one batch; None fits the device.
         return_scores: False leaves ``seg_logits`` out and makes labels in strips, which bounds the
@@ -97,7 +104,7 @@ class ITACLIPSegmentor(BaseSegmentor):
 
     def __init__(
         self,
-        clip_model: str = "ViT-B/16",
+        clip_model: str | Path | torch.nn.Module = "ViT-B/16",
         name_path: str | Path | None = None,
         background: bool = False,
         auxiliary_text_path: str | Path | None = None,
@@ -148,7 +155,7 @@ class ITACLIPSegmentor(BaseSegmentor):
         self.aux_text_weight = _checked_weight(aux_text_weight)
         if vocabulary is None:
             vocabulary = self._read_vocabulary(name_path, auxiliary_text_path, background)
-        if prob_thd > 0 and not vocabulary.background:
+        if prob_thd > 0 and vocabulary.num_classes and not vocabulary.background:
             print_log(
                 f"prob_thd={prob_thd} turns unsure pixels into class 0, "
                 f"{vocabulary.first_names[0]!r}, though background=False.",
@@ -156,7 +163,8 @@ class ITACLIPSegmentor(BaseSegmentor):
                 level=30,
             )
 
-        clip = load_clip(_model_path(clip_model))
+        loaded = isinstance(clip_model, torch.nn.Module)
+        clip = clip_model if loaded else load_clip(model_path(clip_model))
         recipe = resolve_recipe(attention, len(clip.visual.transformer.resblocks))
         self.image_encoder = ImageEncoder(clip.visual, recipe, precision)
         self.text_encoder = TextEncoder(clip)
@@ -173,10 +181,40 @@ class ITACLIPSegmentor(BaseSegmentor):
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Encodes other classes; the model and the features of images stay as they are."""
+        self._use_words(vocabulary, self.aux_text_weight)
+
+    def variant(
+        self,
+        attention: str | Mapping | Recipe | None = None,
+        vocabulary: Vocabulary | None = None,
+        aux_text_weight: float | None = None,
+    ) -> "ITACLIPSegmentor":
+        """A segmentor with another recipe or other words that shares this one's weights.
+
+        This one stays as it is; what is None is taken over.
+        """
+        other = _sharing(self)
+        if attention is not None:
+            blocks = self.image_encoder.visual.transformer.resblocks
+            self.image_encoder.prepare()  # so that a lowered copy of the weights is shared too
+            other.image_encoder = _sharing(self.image_encoder)
+            recipe = resolve_recipe(attention, len(blocks))
+            recipe.check_width(self.image_encoder.visual.conv1.out_channels)
+            other.image_encoder.recipe = recipe
+        if vocabulary is not None or aux_text_weight is not None:
+            weight = self.aux_text_weight if aux_text_weight is None else aux_text_weight
+            other._use_words(vocabulary or self.vocabulary, weight)
+        return other
+
+    def _use_words(self, vocabulary: Vocabulary, aux_text_weight: float) -> None:
+        self.aux_text_weight = _checked_weight(aux_text_weight)
         with stage("text"):
-            features = self.text_encoder.vocabulary_features(
-                vocabulary, self.aux_text_weight, imagenet_templates(), self.text_cache
-            )
+            if vocabulary.num_classes:
+                features = self.text_encoder.vocabulary_features(
+                    vocabulary, self.aux_text_weight, imagenet_templates(), self.text_cache
+                )
+            else:
+                features = self.text_encoder.text_projection.new_zeros(0, 1)
         self.vocabulary = vocabulary
         self.register_buffer("text_features", features, persistent=False)  # Q, E
         names = vocabulary.first_names
@@ -196,7 +234,8 @@ class ITACLIPSegmentor(BaseSegmentor):
         """
         image = inputs[0] if inputs.ndim == 4 else inputs
         windows = self._windows(image)
-        rows = list(self._row_features(image, windows))
+        with self._progress(windows):
+            rows = list(self._row_features(image, windows))
         read = self.vocabulary if self.image_encoder.recipe.needs_text else None
         return DenseFeatures(windows, torch.cat(rows), read)
 
@@ -214,11 +253,21 @@ class ITACLIPSegmentor(BaseSegmentor):
             (H, W, Q) fp32.
         """
         windows, rows = self._rows_of(image)
-        assemble = self._assembler(windows, output_size or windows.image_size)
-        return assemble(self._similarities(features) for features in rows)
+        # All windows first: the encoder's memory is free again before the output takes its own.
+        maps = [self._similarities(features) for features in rows]
+        output_size = output_size or windows.image_size
+        large = self._output_elements(output_size) >= _MANY_ELEMENTS
+        if large:
+            trim_memory()
+        logits = self._assembler(windows, output_size)(maps)
+        if large:
+            trim_memory()
+        return logits
 
     def _rows_of(self, image: Tensor | DenseFeatures) -> tuple[WindowGrid, Iterable[Tensor]]:
         """The windows, and the fused features (K, h, w, E) of each row of them."""
+        if not self.vocabulary.num_classes:
+            raise InputError("vocabulary: there are no classes yet; give them by set_vocabulary().")
         if isinstance(image, DenseFeatures):
             if image.vocabulary not in (None, self.vocabulary):
                 raise InputError(
@@ -251,26 +300,54 @@ class ITACLIPSegmentor(BaseSegmentor):
             bytes_each=len(self.views) * self.image_encoder.bytes_per_pass(windows.window),
             passes_each=len(self.views),
         )
-        bar = tqdm(
-            batches, desc="windows", total=len(windows), disable=len(windows) < _MANY_WINDOWS
-        )
         per_row, waiting = len(windows.lefts), []
-        for features in bar:
+        for features in batches:
+            advance(self._window_work())
             waiting.append(features)
             if len(waiting) == per_row:
                 yield torch.stack(waiting)
                 waiting = []
 
+    def _window_work(self) -> int:
+        return len(self.views) * _ELEMENTS_PER_PASS
+
+    def _progress(
+        self, windows: WindowGrid | None, output_size: tuple[int, int] = (0, 0)
+    ) -> AbstractContextManager[None]:
+        """The bar over one image's windows, if any are to be encoded, and output, if many."""
+        count = 0 if windows is None else len(windows)
+        many = count >= _MANY_WINDOWS or self._output_elements(output_size) >= _MANY_ELEMENTS
+        return progress(count * self._window_work() + self._output_work(output_size), many)
+
+    def _output_elements(self, size: tuple[int, int]) -> int:
+        return size[0] * size[1] * len(self.text_features)
+
+    def _output_work(self, size: tuple[int, int]) -> int:
+        """Iterations and softmax."""
+        iterations = self.pamr["num_iter"] if self.pamr else 0
+        return self._output_elements(size) * (1 + iterations)
+
     def _window_features(self, crops: Sequence[Tensor]) -> Tensor:
         """Fused features (B, h, w, E) of windows [(3, H, W)] * B."""
+        features = self.view_features(crops)
+        with stage("views"):
+            return fuse_features(features, self.views)
+
+    def view_features(self, crops: Sequence[Tensor]) -> Tensor:
+        """Normalised features of every view of windows [(3, H, W)] * B, in the views' frames.
+
+        All that the image encoder does passes through here; what comes after is cheap, so that
+        models that differ only there can share what this returns (see :mod:`itaclip.ablation`).
+
+        Returns:
+            (V, B, h, w, E).
+        """
         with stage("views"):
             batch = torch.stack(list(crops))
             inputs = torch.cat([view.apply(batch) for view in self.views])
         with stage("encoder"):
             features, _ = self.image_encoder(inputs, self.text_features)
-            features = F.normalize(features, dim=-1)
-        with stage("views"):
-            return fuse_features(features.unflatten(0, (len(self.views), -1)), self.views)
+            return F.normalize(features, dim=-1).unflatten(0, (len(self.views), -1))
 
     @torch.no_grad()
     def scores(self, logits: Tensor, guide: Tensor) -> Tensor:
@@ -286,7 +363,7 @@ class ITACLIPSegmentor(BaseSegmentor):
         scores = self._class_scores(logits, self._guide(guide, tuple(logits.shape[:2])))
         if self.area_thd is not None:
             with stage("post-processing"):
-                scores[..., small_classes(class_areas(scores), self.area_thd)] = 0
+                scores.index_fill_(-1, small_classes(class_areas(scores), self.area_thd), 0)
         return scores
 
     def _guide(self, image: Tensor, size: tuple[int, int]) -> Tensor | None:
@@ -299,46 +376,49 @@ class ITACLIPSegmentor(BaseSegmentor):
     def _class_scores(self, logits: Tensor, guide: Tensor | None) -> Tensor:
         """Refinement, softmax and grouping: (H, W, Q), overwritten, and (3, H, W) → (H, W, C)."""
         if self.pamr is not None:
-            with stage("refinement"):
-                logits = pamr(logits, guide, **self.pamr)
+            logits = pamr(logits, guide, **self.pamr)
+            if logits.numel() >= _MANY_ELEMENTS:
+                trim_memory()
         with stage("post-processing"):
             return class_scores(logits, self.vocabulary.query_classes, self.logit_scale)
 
     @torch.no_grad()
-    def labels(self, image: Tensor, output_size: tuple[int, int]) -> Tensor:
+    def labels(
+        self, image: Tensor | DenseFeatures, output_size: tuple[int, int], guide: Tensor
+    ) -> Tensor:
         """Labels (H, W) of one image without ever holding all its scores.
 
-        The output is made in strips of rows, each with as many rows around it as refinement can
-        reach, so that the labels are those of :meth:`scores`. With the area rule, strips are made
-        twice where a class is left out.
+        The output is made in strips of rows, so that the labels are those of :meth:`scores`. With
+        the area rule, strips are made twice where a class is left out.
 
         Args:
-            image: (3, H', W') CLIP-normalised.
+            image: (3, H', W') CLIP-normalised, or what :meth:`extract_feat` made of it.
             output_size: (H, W).
+            guide: (3, H', W'), the normalised image that refinement follows.
         """
         windows, rows = self._rows_of(image)
-        assemble = self._assembler(windows, output_size)
         maps = [self._similarities(features) for features in rows]
-        guide = self._guide(image, output_size)
-        halo = reach(**self.pamr) if self.pamr else 0
-        height, width = output_size
-        step = max(_STRIP_ELEMENTS // (width * len(self.text_features)), halo, 1)
+        assemble = self._assembler(windows, output_size)
+        guide = self._guide(guide, output_size)
+        (height, width), queries = output_size, len(self.text_features)
+        step = max(1, _STRIP_ELEMENTS // (width * queries))
 
         def strips() -> Iterator[Tensor]:
-            for top in range(0, height, step):
-                bottom = min(top + step, height)
-                first, last = max(0, top - halo), min(height, bottom + halo)
-                logits = assemble(maps, (first, last))
-                own_guide = None if guide is None else guide[:, first:last]
-                scores = self._class_scores(logits, own_guide)
-                yield scores[top - first : bottom - first]
-                del logits, scores  # before the next strip is made
+            strip = assemble.strips(maps)
+            if self.pamr is not None:
+                logits = pamr_strips(strip, queries, guide, **self.pamr)
+            else:
+                logits = (strip(top, min(top + step, height)) for top in range(0, height, step))
+            for own in logits:
+                with stage("post-processing"):
+                    own = class_scores(own, self.vocabulary.query_classes, self.logit_scale)
+                yield own
 
         def sweep(left_out: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
             parts, areas = [], 0
             for scores in strips():
                 if left_out is not None:
-                    scores[..., left_out] = 0
+                    scores.index_fill_(-1, left_out, 0)
                 elif self.area_thd is not None:
                     areas = areas + class_areas(scores)
                 parts.append(label_map(scores, self.prob_thd))
@@ -347,8 +427,40 @@ class ITACLIPSegmentor(BaseSegmentor):
 
         labels, areas = sweep()
         if self.area_thd is not None and len(left_out := small_classes(areas, self.area_thd)):
+            extend(self._output_work(output_size))
             labels, _ = sweep(left_out)
         return labels
+
+    @torch.no_grad()
+    def segment(
+        self,
+        image: Tensor,
+        output_size: tuple[int, int],
+        features: DenseFeatures | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Labels and scores of one image.
+
+        Args:
+            image: (3, H', W') CLIP-normalised.
+            output_size: (H, W).
+            features: what :meth:`extract_feat` made of the image; None makes them.
+
+        Returns:
+            Labels (H, W), closed, and scores (H, W, C), None without ``return_scores``.
+        """
+        source, scores = image if features is None else features, None
+        windows = self._windows(image) if features is None else None
+        with self._progress(windows, output_size):
+            if self.return_scores:
+                scores = self.scores(self.query_logits(source, output_size), image)
+                with stage("post-processing"):
+                    labels = label_map(scores, self.prob_thd)
+            else:
+                labels = self.labels(source, output_size, image)
+        if self.label_closing:
+            with stage("post-processing"):
+                labels = close_labels(labels, self.label_closing)
+        return labels, scores
 
     # ---- mmseg's interface ----------------------------------------------------------------------
 
@@ -373,20 +485,13 @@ class ITACLIPSegmentor(BaseSegmentor):
             image = _without_padding(image, sample.metainfo)
             output_size = tuple(sample.metainfo.get("ori_shape", image.shape[-2:])[:2])
             flip = _flipped_axis(sample.metainfo)
-            data = {}
-            if self.return_scores:
-                scores = self.scores(self.query_logits(image, output_size), image)
-                scores = scores if flip is None else scores.flip(flip)
+            labels, scores = self.segment(image, output_size)
+            if flip is not None:
+                labels, scores = (None if x is None else x.flip(flip) for x in (labels, scores))
+            data = {"pred_sem_seg": PixelData(data=labels.unsqueeze(0))}
+            if scores is not None:
                 data["seg_logits"] = PixelData(data=scores.permute(2, 0, 1))
-                with stage("post-processing"):
-                    labels = label_map(scores, self.prob_thd)
-            else:
-                labels = self.labels(image, output_size)
-                labels = labels if flip is None else labels.flip(flip)
-            if self.label_closing:
-                with stage("post-processing"):
-                    labels = close_labels(labels, self.label_closing)
-            sample.set_data({**data, "pred_sem_seg": PixelData(data=labels.unsqueeze(0))})
+            sample.set_data(data)
         return list(samples)
 
     def encode_decode(self, inputs: Tensor, batch_data_samples: object = None) -> Tensor:
@@ -401,13 +506,21 @@ class ITACLIPSegmentor(BaseSegmentor):
         raise NotImplementedError("ITACLIPSegmentor is training-free: it has no loss.")
 
 
+def _sharing(module: torch.nn.Module) -> torch.nn.Module:
+    """A module of its own with the same parameters, buffers and submodules."""
+    other = copy.copy(module)
+    for registry in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+        setattr(other, registry, copy.copy(getattr(module, registry)))
+    return other
+
+
 def _checked_weight(alpha: float) -> float:
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
         raise InputError(f"aux_text_weight: expected a number from 0 to 1 (α), but got {alpha!r}.")
     return alpha
 
 
-def _model_path(clip_model: str) -> str:
+def model_path(clip_model: str) -> str:
     """A checkpoint's path is looked up like the other paths; names pass through."""
     looks_like_path = str(clip_model).endswith((".pt", ".pth", ".safetensors", ".npz"))
     return str(resolve_path(clip_model, "clip_model")) if looks_like_path else str(clip_model)

@@ -26,6 +26,8 @@ from .vocabulary import Vocabulary, shortened
 _BATCH_TOKENS = 4096
 # A text may merge with its template's punctuation, so a sum of lengths is off by a few tokens.
 _MARGIN = 8
+# Texts whose features stay in memory (2 KB each for ViT-B/16).
+_MAX_KNOWN = 10_000
 # Raise when the features of equal texts and weights change.
 _VERSION = 1
 
@@ -42,15 +44,20 @@ class TextEncoder(nn.Module):
 
     Args:
         clip: ``clip.model.CLIP``; its text modules are taken over.
+
+    Attributes:
+        remember: keep the features of texts in memory, for words that change often.
     """
 
     def __init__(self, clip: nn.Module) -> None:
         super().__init__()
+        self.remember = False
         self.blocks = clip.transformer.resblocks
         self.token_embedding = clip.token_embedding
         self.positional_embedding = clip.positional_embedding
         self.ln_final = clip.ln_final
         self.text_projection = clip.text_projection
+        self._known: dict[tuple, dict[str, Tensor]] = {}  # weights, templates → text → feature
         self.requires_grad_(False).eval()
 
     @property
@@ -120,6 +127,8 @@ class TextEncoder(nn.Module):
     ) -> Tensor:
         """One feature per text: every template filled, encoded, normalised; mean; normalised.
 
+        With :attr:`remember`, a text met before is not encoded again.
+
         Args:
             texts: names or auxiliary texts.
             templates: with one ``{}`` each.
@@ -128,25 +137,34 @@ class TextEncoder(nn.Module):
         Returns:
             (len(texts), E) with L2 norm 1.
         """
-        unique = list(dict.fromkeys(texts))
+        known = {}
+        if self.remember:
+            weights = tuple(weight._version for weight in self.parameters())
+            known = self._known.setdefault((weights, tuple(templates)), {})
+            if len(known) + len(texts) > _MAX_KNOWN:
+                known.clear()
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if new:
+            known.update(zip(new, self._new_features(new, templates, text_cache), strict=True))
+        return torch.stack([known[text] for text in texts]).to(self.text_projection.device)
+
+    def _new_features(
+        self, texts: list[str], templates: Sequence[str], text_cache: TextCache | None
+    ) -> Tensor:
+        """As :meth:`template_features`, for different texts, without the memory."""
         key = None
         if text_cache is not None:
-            key = text_cache.key(_VERSION, self.digest(), templates, unique)
-            found = text_cache.load(key, (len(unique), self.text_projection.shape[1]))
+            key = text_cache.key(_VERSION, self.digest(), templates, texts)
+            found = text_cache.load(key, (len(texts), self.text_projection.shape[1]))
             if found is not None:
-                return self._in_order(found.to(self.text_projection.device), unique, texts)
-        prompts = [template.format(text) for text in unique for template in templates]
+                return found
+        prompts = [template.format(text) for text in texts for template in templates]
         features = self.encode(prompts)
-        features = F.normalize(features, dim=-1).view(len(unique), len(templates), -1)
+        features = F.normalize(features, dim=-1).view(len(texts), len(templates), -1)
         features = F.normalize(features.mean(dim=1), dim=-1)
         if text_cache is not None:
             text_cache.store(key, features)
-        return self._in_order(features, unique, texts)
-
-    @staticmethod
-    def _in_order(features: Tensor, unique: list[str], texts: Sequence[str]) -> Tensor:
-        at = {text: index for index, text in enumerate(unique)}
-        return features[[at[text] for text in texts]]
+        return features
 
     def vocabulary_features(
         self,

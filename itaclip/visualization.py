@@ -1,15 +1,22 @@
 """Pictures of label maps: overlays, legends, contact sheets. Images are uint8 RGB (H, W, 3)."""
 
+import colorsys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .files import written_aside
+from .errors import InputError
+from .paths import written_aside
 
 _MARGIN, _FONT_SIZE, _IGNORED = 8, 13, 255
 _MAX_LEGEND = 24
+_FONT_SHARE = 50  # of a large picture's long side
+_GOLDEN = 0.618034  # steps of the hue that never come near an earlier one
+# Saturation and value; five, so that hues come near each other only with another pair.
+_SHADES = ((0.75, 0.95), (0.85, 0.75), (0.5, 0.95), (0.95, 0.55), (0.5, 0.7))
+PICTURE_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def overlay(
@@ -52,13 +59,14 @@ def overlay_with_legend(
 def _with_captions(
     panels: Sequence[tuple[str, np.ndarray]], legend: Sequence[tuple[str, tuple[int, ...]]]
 ) -> np.ndarray:
-    font = ImageFont.load_default(_FONT_SIZE)
-    line = _FONT_SIZE + 6
     height, width = panels[0][1].shape[:2]
-    total_width = len(panels) * (width + _MARGIN) + _MARGIN
+    size = max(_FONT_SIZE, max(height, width) // _FONT_SHARE)
+    font = ImageFont.load_default(size)
+    line, box, space = size + 6, size - 2, size + 3
+    steps = [space + int(font.getlength(name)) + size for name, _ in legend]
+    total_width = max(len(panels) * (width + _MARGIN) + _MARGIN, _MARGIN + max(steps, default=0))
     rows, x = [[]], _MARGIN
-    for name, colour in legend:
-        step = 16 + int(font.getlength(name)) + 12
+    for (name, colour), step in zip(legend, steps, strict=True):
         if x + step > total_width and rows[-1]:
             rows.append([])
             x = _MARGIN
@@ -74,8 +82,8 @@ def _with_captions(
     for number, row in enumerate(rows):
         y = line + height + _MARGIN // 2 + number * line
         for x, name, colour in row:
-            draw.rectangle((x, y + 3, x + 11, y + 14), fill=colour, outline="black")
-            draw.text((x + 16, y), name, fill="black", font=font)
+            draw.rectangle((x, y + 3, x + box, y + 3 + box), fill=colour, outline="black")
+            draw.text((x + space, y), name, fill="black", font=font)
     return np.asarray(canvas)
 
 
@@ -95,8 +103,32 @@ def contact_sheet(pictures: Sequence[np.ndarray], columns: int = 2) -> np.ndarra
     return np.concatenate(strips)
 
 
-def save_picture(path: Path, picture: np.ndarray) -> Path:
-    """Writes a PNG, also of labels (H, W), aside and then renames it; returns its path."""
+def class_colours(count: int, background: bool = False) -> tuple[tuple[int, int, int], ...]:
+    """Bright colours (RGB, 0-255) for any number of classes; a background at 0 is black."""
+    colours = [(0, 0, 0)] if background else []
+    for index in range(count - len(colours)):
+        shade = colorsys.hsv_to_rgb(index * _GOLDEN % 1, *_SHADES[index % len(_SHADES)])
+        colours.append(tuple(round(255 * part) for part in shade))
+    return tuple(colours)
+
+
+def picture_format(path: Path) -> str:
+    """The format that a file's suffix asks for.
+
+    Raises:
+        InputError: the suffix is none of :data:`PICTURE_SUFFIXES`.
+    """
+    found = PICTURE_SUFFIXES.get(path.suffix.lower())
+    if found is None:
+        raise InputError(
+            f"{path}: expected a file name that ends in {', '.join(PICTURE_SUFFIXES)}; change it."
+        )
+    return found
+
+
+def save_picture(path: Path, picture: np.ndarray | Image.Image, format: str = "PNG") -> Path:
+    """Writes a picture, also of labels (H, W), aside and then renames it; returns its path."""
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     with written_aside(path) as aside:
-        Image.fromarray(picture).save(aside, format="PNG")
+        image.save(aside, format=format, quality=90)  # PNG has no quality and ignores it
     return path

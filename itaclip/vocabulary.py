@@ -104,6 +104,11 @@ class Vocabulary:
         _report_shared_background_names(names, sources, background)
         return cls(names, texts, background, sources, places)
 
+    @classmethod
+    def empty(cls) -> Vocabulary:
+        """No classes yet."""
+        return cls((), (), False, (), ())
+
     @property
     def num_classes(self) -> int:
         """C."""

@@ -24,6 +24,10 @@ BENCHMARKS = (
 CONFIGS = [
     f"configs/{folder}cfg_{name}.py" for folder in ("", "naclip/", "sclip/") for name in BENCHMARKS
 ]
+RIVALS = ("clip_surgery", "gem", "resclip", "scclip", "rfclip", "pearl", "clipseg")
+CONFIGS += [
+    f"configs/{rival}/cfg_{name}.py" for rival in RIVALS for name in ("voc21", "coco_stuff")
+]
 
 
 def config_of(path, *options):
@@ -61,7 +65,9 @@ def test_the_whole_runner(path, prepared, tmp_path, monkeypatch):
     labels = np.unique(sample["data_samples"].gt_sem_seg.data)
     assert set(labels) <= {*range(len(loaded.metainfo["classes"])), 255}
     assert len(set(labels) - {255}) > 1
-    dataset.pipeline[1].scale = (2048, 80)  # for speed
+    dataset.pipeline[1].scale = (2048, 80) if dataset.pipeline[1].keep_ratio else (80, 80)  # faster
+    if config.model.attention == "rfclip":  # its channels are those of ViT-B/16
+        config.model.attention = dict(recipe="rfclip", channels=(3, 40))
     if config.model.test_cfg.mode == "slide":
         config.model.test_cfg.update(crop_size=(56, 56), stride=(28, 28))
     metrics = Runner.from_cfg(config).test()

@@ -1,9 +1,14 @@
 """The README stays true: its files exist, its snippets run, CI runs its test command."""
 
 import re
+import shlex
 
+import matplotlib
 import pytest
 from conftest import PROJECT
+from PIL import Image
+
+matplotlib.use("Agg")
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
@@ -34,15 +39,61 @@ def test_ci_runs_the_test_command():
     assert "pytest" in script
 
 
-@pytest.mark.parametrize("snippet", [b for b in blocks("python") if "init_model" in b])
-def test_the_snippet_on_own_images_runs(snippet, monkeypatch):
-    monkeypatch.chdir(PROJECT)
+GUIDE = (PROJECT / "docs/your_own_images.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A folder like the project's root, to write into; of its pictures, two small ones."""
+    for name in ("configs", "aux_texts"):
+        (tmp_path / name).symlink_to(PROJECT / name)
+    (tmp_path / "docs/storybook_tiny").mkdir(parents=True)
+    scene = Image.open(PROJECT / "docs/scene.png")
+    scene.save(tmp_path / "docs/scene.png")
+    scene.crop((0, 0, 120, 112)).save(tmp_path / "docs/storybook_tiny/scenes.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_commands(text):
+    """Runs every ``python -m itaclip`` line of a text's bash blocks; returns their number."""
+    from itaclip.commands import main
+
+    scripts = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    commands = re.findall(r"^python -m itaclip (.*)$", "".join(scripts), re.MULTILINE)
+    for command in commands:
+        main(shlex.split(command))
+    return len(commands)
+
+
+def test_the_three_lines_on_own_images(clone):
+    (snippet,) = [b for b in blocks("python") if "itaclip.load" in b]
     scope = {}
     exec(snippet, scope)
-    result, model = scope["result"], scope["model"]
-    height, width = result.pred_sem_seg.data.shape[1:]
-    assert result.seg_logits.data.shape == (3, height, width)
-    assert model.dataset_meta["classes"] == ("sky", "sea", "boat")
+    assert next(iter(scope["result"].areas())) == "sky"
+    matplotlib.pyplot.close("all")
+
+
+def test_the_commands_on_own_images(clone):
+    section = README[README.index("## Your own images") : README.index("## Your own data set")]
+    assert run_commands(section) == 2
+    assert {p.name for p in clone.iterdir() if p.is_file()} == {"result.png", "inside.jpg"}
+
+
+def test_the_guide_to_own_images(clone, capsys):
+    """Its Python, block by block, then its commands; the files that they name are there."""
+    scope = {}
+    for block in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL):
+        exec(block, scope)
+    matplotlib.pyplot.close("all")
+    shown = [line for line in capsys.readouterr().out.splitlines() if "Segmentation(" in line]
+    assert len(shown) == 3 + 1
+    assert run_commands(GUIDE) == 6
+    written = {p.name for p in clone.iterdir()}
+    named = {"result.png", "labels.png", "areas.json", "attention.png", "scores.png"}
+    assert named | {"scene_segmented.png", "segmented", "comparison.png"} <= written
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", GUIDE)
+    assert [link for link in links if not (PROJECT / "docs" / link).exists()] == []
 
 
 def test_the_snippet_of_the_configuration_is_accepted():

@@ -63,8 +63,11 @@ def test_attention_maps(recipe, tiny_clip):
 
 RIVALS = {
     "clip_surgery": [({}, {}), (dict(path_blocks=3), dict(start=10))],
-    "gem": [({}, {}), (dict(iterations=2, inverse_temperature=8.0),
-                       dict(iterations=2, temperature=8.0))],
+    "gem": [
+        ({}, {}),
+        (dict(iterations=0), dict(iterations=0)),  # where the temperature is felt most
+        (dict(iterations=2, inverse_temperature=8.0), dict(iterations=2, temperature=8.0)),
+    ],
     "resclip": [
         ({}, {}),
         (dict(sfr_weight=None), dict(text=None)),

@@ -3,74 +3,70 @@
     python tools/compare_recipes.py --config configs/cfg_storybook.py
 
 Every recipe is evaluated alone and with image engineering (+IE), auxiliary text (+text), refinement
-(+PAMR), and all three, with the config's values of λ (0.75 where it is off), α and PAMR. Windows
-are encoded once per recipe and set of views; the cells share these features.
+(+PAMR), and all three, with the config's values of λ (0.75 where it is off), α and PAMR. A recipe
+can be varied: 'naclip(gaussian_std=3.0)'. The cells share weights, pictures and features as the
+ablations do.
 """
 
 import argparse
+import ast
 import json
 import sys
-import time
 from pathlib import Path
 
-import torch
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from mmseg.evaluation import IoUMetric
-from mmseg.registry import DATASETS, MODELS
-from tqdm import tqdm
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout without installation
 
-from itaclip.evaluation import run_tool
+from itaclip.ablation import Study, evaluate_plan, make_plan
+from itaclip.ablation.studies import LAMBDA, own
+from itaclip.errors import InputError
+from itaclip.evaluation import load_config, parse_arguments, run_tool
 from itaclip.paths import resolve_path
-from itaclip.postprocess import close_labels, label_map
 from itaclip.recipes import RECIPES
-from itaclip.views import make_views
 
-DEFAULT = ["clip", "maskclip", "sclip", "clearclip", "naclip", "itaclip", "itaclip_gaussian"]
-# λ of image engineering where the config has it off.
-LAMBDA = 0.75
-# Column: image engineering, auxiliary text, PAMR.
-COLUMNS = {
-    "alone": (False, False, False),
-    "+IE": (True, False, False),
-    "+text": (False, True, False),
-    "+PAMR": (False, False, True),
-    "all": (True, True, True),
+DEFAULT = [
+    *("clip", "maskclip", "sclip", "clearclip", "naclip", "itaclip", "itaclip_gaussian"),
+    *("clipseg", "clip_surgery", "gem", "resclip", "scclip", "pearl"),
+    "rfclip(channels=())",  # its published channels are ViT-B/16's; the tiny model's do not spike
+]
+_MODULES = {
+    "image_engineering_weight": (None, own("image_engineering_weight", LAMBDA)),
+    "aux_text_weight": (0.0, own("aux_text_weight", 0.0)),
+    "pamr": (None, own("pamr", None)),
 }
 
 
-def evaluate_recipe(config: Config, recipe: str, dataset, limit: int) -> dict[str, torch.Tensor]:
-    """IoU of every class (C,), 0-100, per column; NaN where a class never occurs."""
-    settings = dict(config.model, attention=recipe)
-    settings["image_engineering_weight"] = settings.get("image_engineering_weight") or LAMBDA
-    model = MODELS.build(settings).eval()
-    views = {False: make_views(None), True: model.views}
-    pamr, alpha = model.pamr, model.aux_text_weight
-    texts = {}
-    for with_text in (False, True):
-        model.aux_text_weight = alpha if with_text else 0.0
-        model.set_vocabulary(model.vocabulary)
-        texts[with_text] = model.text_features
-    classes = len(dataset.metainfo["classes"])
-    areas = {column: torch.zeros(3, classes, dtype=torch.float64) for column in COLUMNS}
-    for index in tqdm(range(limit), desc=recipe):
-        sample = dataset[index]
-        batch = {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]}
-        image = model.data_preprocessor(batch)["inputs"][0]
-        truth = sample["data_samples"].gt_sem_seg.data[0]
-        features = {}
-        for with_views, own in views.items():
-            model.views = own
-            features[with_views] = model.extract_feat(image)
-        for column, (with_views, with_text, with_pamr) in COLUMNS.items():
-            model.text_features, model.pamr = texts[with_text], pamr if with_pamr else None
-            logits = model.query_logits(features[with_views], tuple(truth.shape))
-            labels = label_map(model.scores(logits, image), model.prob_thd)
-            if model.label_closing:
-                labels = close_labels(labels, model.label_closing)
-            found, union, _, wanted = IoUMetric.intersect_and_union(labels, truth, classes, 255)
-            areas[column] += torch.stack([found, union, wanted])
-    return {column: 100 * area[0] / area[1] for column, area in areas.items()}
+def _column(*on: bool) -> dict:
+    pairs = zip(_MODULES.items(), on, strict=True)
+    return {f"model.{key}": values[is_on] for (key, values), is_on in pairs}
+
+
+# Column: image engineering, auxiliary text, PAMR.
+COLUMNS = {
+    "alone": _column(False, False, False),
+    "+IE": _column(True, False, False),
+    "+text": _column(False, True, False),
+    "+PAMR": _column(False, False, True),
+    "all": _column(True, True, True),
+}
+
+
+def parse_recipe(spec: str) -> str | dict:
+    """``name`` or ``name(key=value, …)`` as a config's ``attention``."""
+    name, bracket, _ = spec.partition("(")
+    try:
+        if name not in RECIPES:
+            raise ValueError(f"{name!r} is none of {', '.join(RECIPES)}")
+        if not bracket:
+            return name
+        call = ast.parse(spec, mode="eval").body
+        if not isinstance(call.func, ast.Name) or call.args:
+            raise ValueError("only key=value goes into the brackets")
+        return dict(recipe=name, **{k.arg: ast.literal_eval(k.value) for k in call.keywords})
+    except (ValueError, SyntaxError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"--recipes: expected a name, or one with changes such as 'naclip(gaussian_std=3.0)', "
+            f"but got {spec!r} ({error})."
+        ) from error
 
 
 def render(results: dict) -> str:
@@ -81,42 +77,43 @@ def render(results: dict) -> str:
     return "\n".join(lines)
 
 
-def mean(values: torch.Tensor, classes: slice = slice(None)) -> float:
-    return round(float(values[classes].nanmean()), 2)
+def mean(values: list[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return round(sum(known) / len(known), 2)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/cfg_storybook.py")
-    parser.add_argument("--recipes", nargs="+", default=DEFAULT, choices=RECIPES, metavar="RECIPE")
+    parser.add_argument("--recipes", nargs="+", default=DEFAULT, metavar="RECIPE")
     parser.add_argument("--limit", type=int, help="first images only; the figures say so")
     parser.add_argument("--stuff", type=int, default=8, help="number of leading classes of stuff")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/recipes.json"))
     args = parser.parse_args()
-    config = Config.fromfile(resolve_path(args.config, "--config"))
-    init_default_scope(config.get("default_scope", "mmseg"))
-    dataset = DATASETS.build(config.test_dataloader.dataset)
-    limit = min(args.limit or len(dataset), len(dataset))
-    results = {"config": args.config, "images": limit, "of": len(dataset), "seconds": {}}
-    results |= {"mIoU": {}, "stuff": {}, "things": {}, "per_class": {}}
+    path = resolve_path(args.config, "--config")
+    config = load_config(parse_arguments(["--config", str(path)]))
+    rows = {spec: {"model.attention": parse_recipe(spec)} for spec in args.recipes}
+    plan = make_plan(config, path, {"recipes": Study("Recipes", rows, COLUMNS)}, limit=args.limit)
+    row = next(iter(plan.rows.values()))
+    images, of = plan.images(row), len(plan.datasets[row.dataset_key])
+    found, _ = evaluate_plan(plan)
+    parts = ("seconds", "mIoU", "stuff", "things", "per_class")
+    results = {"config": args.config, "images": images, "of": of} | {part: {} for part in parts}
     for recipe in args.recipes:
-        start = time.perf_counter()
-        ious = evaluate_recipe(config, recipe, dataset, limit)
-        results["seconds"][recipe] = round(time.perf_counter() - start, 1)
-        results["mIoU"][recipe] = {c: mean(iou) for c, iou in ious.items()}
-        results["stuff"][recipe] = {c: mean(iou, slice(args.stuff)) for c, iou in ious.items()}
-        results["things"][recipe] = {
-            c: mean(iou, slice(args.stuff, None)) for c, iou in ious.items()
-        }
-        names = dataset.metainfo["classes"]
+        cells = {cell.column: found[cell.key] for cell in plan.cells if cell.row == recipe}
+        classes = {column: list(cell["per_class"].values()) for column, cell in cells.items()}
+        results["seconds"][recipe] = round(sum(cell["seconds"] for cell in cells.values()), 1)
+        results["mIoU"][recipe] = {c: cell["mIoU"] for c, cell in cells.items()}
+        results["stuff"][recipe] = {c: mean(ious[: args.stuff]) for c, ious in classes.items()}
+        results["things"][recipe] = {c: mean(ious[args.stuff :]) for c, ious in classes.items()}
         results["per_class"][recipe] = {
-            c: dict(zip(names, [round(float(v), 2) for v in iou], strict=True))
-            for c, iou in ious.items()
+            column: {name: iou and round(iou, 2) for name, iou in cell["per_class"].items()}
+            for column, cell in cells.items()
         }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
-    partial = "" if limit == len(dataset) else f" (first {limit} of {len(dataset)}: not comparable)"
-    print(f"mIoU on {args.config}, {limit} images{partial}\n\n{render(results)}\n\n{args.out}")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(results, indent=1) + "\n")
+    partial = "" if images == of else f" (first {images} of {of}: not comparable)"
+    print(f"mIoU on {args.config}, {images} images{partial}\n\n{render(results)}\n\n{args.out}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import argparse
 import csv
 import io
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -136,7 +137,12 @@ def measured_figure(record: Mapping[str, Any]) -> Figure:
 def _recipe(model: Mapping[str, Any]) -> str:
     attention = model.get("attention", "itaclip")
     name = str(attention.get("recipe") if isinstance(attention, Mapping) else attention)
-    return next((row.method for row in PUBLISHED if row.method.lower() == name), name)
+
+    def letters(text: str) -> str:
+        return re.sub("[^a-z]", "", text.lower())  # 'SC-CLIP' is the recipe 'scclip'
+
+    known = (row.method for row in PUBLISHED if letters(row.method) == letters(name))
+    return next(known, name)
 
 
 def _note(record: Mapping[str, Any]) -> str:

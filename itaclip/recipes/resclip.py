@@ -129,27 +129,48 @@ def feedback_map(labels: Tensor) -> Tensor:
         (P, P) fp32 with P = h·w, values in [0, 1].
     """
     h, w = labels.shape
-    at = torch.cartesian_prod(
-        torch.arange(h, device=labels.device), torch.arange(w, device=labels.device)
-    ).view(-1, 2)
-    steps = (at[None] - at[:, None]).to(torch.float32)  # P, P, 2 from row to column
-    distance = steps.abs().amax(-1)  # P, P
+    rows = torch.arange(h, device=labels.device).repeat_interleave(w)  # P
+    columns = torch.arange(w, device=labels.device).repeat(h)
+    distance = torch.maximum(
+        (rows[:, None] - rows).abs(), (columns[:, None] - columns).abs()
+    ).float()  # P, P
     flat = labels.flatten()
-    same = flat[:, None] == flat[None]
-    connected = same.clone()
-    farthest = max(h, w) - 1
-    for number in range(1, farthest):
-        share = (number / distance.clamp_min(1)).clamp_max(1)  # later steps stay at the end
-        on_line = (at[:, None] + steps * share[..., None]).round().long()  # P, P, 2
-        connected &= labels[on_line[..., 0], on_line[..., 1]] == flat[:, None]
-    decay = torch.exp(-distance / max(farthest, 1))
-    raw = torch.where(connected, 1.0, decay) * same
+    same = flat[:, None] == flat
+    decay = torch.exp(-distance / max(h - 1, w - 1, 1))
+    raw = torch.where(_line_leaves_label(labels, rows, columns, same, distance), decay, 1.0) * same
     kernel = torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1, device=labels.device)
     kernel = torch.exp(-0.5 * (kernel / _BLUR_STD) ** 2)
     kernel = kernel / kernel.sum()
     blurred = F.conv1d(raw.unsqueeze(1), kernel.view(1, 1, -1), padding=_BLUR_RADIUS).squeeze(1)
     blurred = blurred / blurred.sum(-1, keepdim=True)
     return blurred / blurred.max()
+
+
+def _line_leaves_label(
+    labels: Tensor, rows: Tensor, columns: Tensor, same: Tensor, distance: Tensor
+) -> Tensor:
+    """(P, P) bool: pairs of the same label with another one on the straight line between them.
+
+    The line has a cell per chessboard step, each coordinate rounded, halves to even. It is the same
+    in both directions, so half of the pairs are walked, each until it is left or at its end.
+    """
+    flat, left = labels.flatten(), torch.zeros_like(same)
+    start, end = same.triu(1).nonzero(as_tuple=True)
+    number = 1
+    while len(start):
+        length = distance[start, end]
+        unfinished = length > number
+        start, end, length = start[unfinished], end[unfinished], length[unfinished]
+        # One division, last: halves are exact.
+        row, column = (
+            ((at[start] * (length - number) + at[end] * number) / length).round().long()
+            for at in (rows, columns)
+        )
+        leaves = flat[row * labels.shape[1] + column] != flat[start]
+        left[start[leaves], end[leaves]] = True
+        start, end = start[~leaves], end[~leaves]
+        number += 1
+    return left | left.T
 
 
 RESCLIP_RECIPES = {

@@ -1,0 +1,30 @@
+# RF-CLIP on COCO-Stuff: 27.5 mIoU in secondary notes on the paper (ViT-B/16, PAMR).
+# The encoder of the published code. Differs: that code's segmentor also mixes in the image's
+# global score and adapts text features to the image; neither is built here.
+# Command: python eval.py --config configs/rfclip/cfg_coco_stuff.py
+# Cost: 6 encoder passes for 336x448 network pixels, their last block three times.
+_base_ = ["../_base_/runtime.py", "../_base_/coco_stuff.py"]
+paper = dict(
+    method="RF-CLIP",
+    benchmark="COCO-Stuff",
+    miou=27.5,
+    source="secondary notes on the paper",
+    differs="the published segmentor's global score and text prototypes are not built",
+)
+model = dict(
+    type="ITACLIPSegmentor",
+    clip_model="ViT-B/16",
+    name_path="configs/cls_coco_stuff_sclip.txt",
+    attention="rfclip",
+    logit_scale=40,
+    pamr=dict(num_iter=10, dilations=(8, 16)),
+    precision="auto",
+    test_cfg=dict(mode="slide", crop_size=(224, 224), stride=(112, 112)),
+)
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(2048, 336), keep_ratio=True),
+    dict(type="LoadAnnotations"),
+    dict(type="PackSegInputs"),
+]
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

@@ -1,0 +1,286 @@
+"""What one visitor has on the page, and the one model that works for all visitors.
+
+An image is an array (H, W, 3) uint8, RGB; a pixel is (row, column).
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import cv2
+import numpy as np
+
+from ..api import EncodedImage, Segmenter
+from ..errors import InputError
+from ..images import read_image, resize
+from ..inspection import attention_at
+from ..recipes import RECIPES
+from ..refinement import parse_pamr
+from ..segmentation import Segmentation
+from ..views import make_views
+from ..vocabulary import Vocabulary
+from ..words import make_vocabulary
+
+# Larger images are shrunk to this long side, which bounds a visitor's time and memory.
+LONG_SIDE = 1024
+_SHOWN_SIDE = 640
+WHOLE = "the whole image at once"
+_ENCODINGS = 3  # kept for each visitor, so that recipes can be compared
+_WEIGHT_OF_VIEWS = 0.75
+_PAMR = dict(num_iter=10, dilations=(8, 16))
+_NO_IMAGE = "There is no image yet: upload one or choose an example."
+OWN_RECIPE = "as loaded"  # a config's recipe that has no name
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a visitor may choose about the method.
+
+    Attributes:
+        recipe: a name of :data:`itaclip.recipes.RECIPES`, or :data:`OWN_RECIPE`.
+        stride: of the windows, a key of :attr:`Workbench.strides`.
+        views: image engineering.
+        refined: PAMR.
+        logit_scale: factor before the softmax.
+        prob_thd: pixels whose best score is below become background, where there is one.
+    """
+
+    recipe: str
+    stride: str
+    views: bool
+    refined: bool
+    logit_scale: float
+    prob_thd: float
+
+    @property
+    def of_features(self) -> tuple:
+        """The settings that an image's features depend on."""
+        return (self.recipe, self.stride, self.views)
+
+
+@dataclass(frozen=True, eq=False)
+class Visit:
+    """A visitor's image and what was made of it; never changed, only replaced.
+
+    Attributes:
+        name: of the image, for the files that are downloaded.
+        image: as it is segmented.
+        shrunk_from: (H, W) of a file that was too large; None where it was not.
+        encodings: the image's features by the settings that they depend on, the latest last.
+        settings: those of the result.
+        result: the last segmentation.
+        seconds: what its features took, None where they were kept, and what its labels took.
+    """
+
+    name: str
+    image: np.ndarray
+    shrunk_from: tuple[int, int] | None = None
+    encodings: Mapping[tuple, EncodedImage] = field(default_factory=dict)
+    settings: Settings | None = None
+    result: Segmentation | None = None
+    seconds: tuple[float | None, float] | None = None
+
+    @property
+    def zoom(self) -> int:
+        """Small images are shown this many times as large."""
+        return max(1, round(_SHOWN_SIDE / max(self.image.shape[:2])))
+
+    def shown(self, picture: np.ndarray) -> np.ndarray:
+        """A picture of the image's size (H, W, 3) as it is shown."""
+        return picture.repeat(self.zoom, axis=0).repeat(self.zoom, axis=1)
+
+    def pixel_at(self, x: int, y: int) -> tuple[int, int]:
+        """The pixel (row, column) under a point of the picture that is shown."""
+        height, width = self.image.shape[:2]
+        return min(y // self.zoom, height - 1), min(x // self.zoom, width - 1)
+
+    def describe(self) -> str:
+        """Size, and what the result took, in a line."""
+        height, width = self.image.shape[:2]
+        text = f"{width} × {height} pixels"
+        if self.shrunk_from:
+            text += f", shrunk from {self.shrunk_from[1]} × {self.shrunk_from[0]}"
+        if self.seconds is None:
+            return f"{text}."
+        features, words = self.seconds
+        if self.encodings[self.settings.of_features].features is None:
+            return f"{text}; image features, which depend on the words here, {words:.1f} s."
+        took = "kept from before" if features is None else f"{features:.1f} s"
+        return f"{text}; image features {took}, words and labels {words:.1f} s."
+
+
+def open_image(path: str, name: str) -> Visit:
+    """A visit to an uploaded file.
+
+    Args:
+        path: where it lies.
+        name: what the visitor calls it.
+
+    Raises:
+        InputError: it is no picture, or a damaged one.
+    """
+    image = read_image(path, name)
+    size = image.shape[:2]
+    image = resize(image, max_long_side=LONG_SIDE)
+    stem = name.rpartition(".")[0] or name
+    return Visit(stem, image, shrunk_from=size if image.shape[:2] != size else None)
+
+
+def heat_map(image: np.ndarray, heat: np.ndarray, pixel: tuple[int, int]) -> np.ndarray:
+    """A heat map (H, W) of values in [0, 1] over the image in grey, with the pixel marked."""
+    grey = image.mean(axis=-1, keepdims=True)
+    colours = cv2.applyColorMap((255 * heat).round().astype(np.uint8), cv2.COLORMAP_INFERNO)
+    picture = np.ascontiguousarray((0.3 * grey + 0.7 * colours[..., ::-1]).astype(np.uint8))
+    size = max(5, max(image.shape[:2]) // 30)
+    thickness = 1 + max(image.shape[:2]) // 400
+    cv2.drawMarker(picture, pixel[::-1], (0, 255, 255), cv2.MARKER_CROSS, size, thickness)
+    return picture
+
+
+def words_of(vocabulary: Vocabulary) -> tuple[str, str]:
+    """Classes and background words of a vocabulary, as a visitor would type them."""
+    names = [", ".join(own) for own in vocabulary.class_names]
+    return ("; ".join(names[1:]), names[0]) if vocabulary.background else ("; ".join(names), "")
+
+
+def result_of(visit: Visit | None) -> Segmentation:
+    """The last segmentation.
+
+    Raises:
+        InputError: there is none.
+    """
+    if visit is None:
+        raise InputError(_NO_IMAGE)
+    if visit.result is None:
+        raise InputError("Nothing is segmented yet: type classes and press Segment first.")
+    return visit.result
+
+
+class Workbench:
+    """One model, used by one visitor at a time.
+
+    Args:
+        segmenter: what ``itaclip.load()`` gives; its settings are those that the page starts with.
+
+    Attributes:
+        recipes: names to choose from: those that the model can take, its own first.
+        strides: what a visitor reads → (down, right) in pixels; None takes the image at once.
+        defaults: the settings that it was loaded with.
+    """
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self._lock = threading.Lock()
+        self._loaded = segmenter
+        model = segmenter.segmentor
+        side = model.image_encoder.visual.input_resolution
+        self._window, stride = model.sliding or ((side, side), None)
+        self.strides = _strides(self._window, stride)
+        named = next((name for name, own in RECIPES.items() if own == segmenter.recipe), OWN_RECIPE)
+        self.recipes = [named, *(n for n in RECIPES if n != named and _fits(segmenter, n))]
+        self.defaults = Settings(
+            recipe=named,
+            stride=next(text for text, value in self.strides.items() if value == stride),
+            views=len(model.views) > 1,
+            refined=model.pamr is not None,
+            logit_scale=model.logit_scale,
+            prob_thd=model.prob_thd,
+        )
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """The classes and background words that the model was loaded with, ``''`` without."""
+        return words_of(self._loaded.segmentor.vocabulary)
+
+    def describe(self) -> str:
+        """Device, precision, windows and size, in a line."""
+        return self._loaded.describe()
+
+    def segment(
+        self, visit: Visit | None, classes: str, background: str, settings: Settings
+    ) -> Visit:
+        """Segments the visit's image; its features are kept for the next words.
+
+        Args:
+            classes: ``'cat; sofa, couch'``.
+            background: words with commas; blank for none.
+
+        Raises:
+            InputError: no image, or words or settings that cannot be used.
+        """
+        if visit is None:
+            raise InputError(_NO_IMAGE)
+        if not classes.strip():
+            raise InputError("There are no classes yet: type some, such as: cat; sofa, couch.")
+        surroundings = background.strip() or None
+        make_vocabulary(classes, surroundings)  # refuses bad words before the encoder's work
+        with self._lock:
+            segmenter = self._segmenter(settings)
+            start = time.perf_counter()
+            encodings = dict(visit.encodings)
+            kept = encodings.pop(settings.of_features, None)
+            encoded = segmenter.encode(visit.image if kept is None else kept, visit.name)
+            middle = time.perf_counter()
+            result = segmenter.segment(
+                encoded,
+                classes,
+                background=surroundings,
+                prob_thd=settings.prob_thd if surroundings else None,
+            )
+            end = time.perf_counter()
+        encodings[settings.of_features] = encoded
+        while len(encodings) > _ENCODINGS:
+            encodings.pop(next(iter(encodings)))
+        seconds = (middle - start if kept is None else None, end - middle)
+        return replace(
+            visit, encodings=encodings, settings=settings, result=result, seconds=seconds
+        )
+
+    def attention(self, visit: Visit | None, pixel: tuple[int, int]) -> np.ndarray:
+        """Where the patch of a pixel looks in the result's recipe, over the image in grey.
+
+        Returns:
+            (H, W, 3) uint8, RGB.
+
+        Raises:
+            InputError: nothing was segmented yet, or the pixel lies outside.
+        """
+        result_of(visit)
+        with self._lock:
+            segmenter = self._segmenter(visit.settings)
+            (found,) = attention_at(segmenter, visit.image, pixel, [segmenter.recipe])
+        return heat_map(visit.image, found.heat(), pixel)
+
+    def _segmenter(self, settings: Settings) -> Segmenter:
+        """A segmenter with the settings that shares the weights."""
+        own = settings.recipe == OWN_RECIPE
+        segmenter = self._loaded.with_recipe(self._loaded.recipe if own else settings.recipe)
+        model = segmenter.segmentor  # a variant: what is set here changes nothing elsewhere
+        stride = self.strides[settings.stride]
+        model.sliding = None if stride is None else (self._window, stride)
+        if settings.views != self.defaults.views:
+            model.views = make_views(_WEIGHT_OF_VIEWS if settings.views else None)
+        if settings.refined != self.defaults.refined:
+            model.pamr = parse_pamr(_PAMR if settings.refined else None)
+        model.logit_scale = settings.logit_scale
+        return segmenter
+
+
+def _fits(segmenter: Segmenter, recipe: str) -> bool:
+    try:
+        segmenter.with_recipe(recipe)
+    except InputError:  # such as channels that a narrower model lacks
+        return False
+    return True
+
+
+def _strides(
+    window: tuple[int, int], own: tuple[int, int] | None
+) -> dict[str, tuple[int, int] | None]:
+    """The window's side, its half, quarter and eighth, the model's own stride, and no windows."""
+    side = min(window)
+    found = {(side // part, side // part) for part in (1, 2, 4, 8)} | ({own} - {None})
+    ordered = sorted(found, reverse=True)
+    texts = {str(down) if down == right else f"{down} × {right}": (down, right)
+             for down, right in ordered}  # fmt: skip
+    return {WHOLE: None, **texts}

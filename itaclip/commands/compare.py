@@ -1,0 +1,58 @@
+"""``python -m itaclip compare``: several recipes on one picture, side by side."""
+
+import argparse
+from pathlib import Path
+
+from ..inspection import COMPARED, compare, comparison_figure
+from .options import (
+    add_model_options,
+    add_word_options,
+    load_model,
+    parse_pixel,
+    parse_recipes,
+    save_figure,
+    words,
+)
+
+_EXAMPLES = """examples:
+  python -m itaclip compare photo.jpg --classes "cat; sofa, couch" --recipes clip,naclip,itaclip
+  python -m itaclip compare photo.jpg --classes "sky; sea; boat" --at 120,200 --out compared.png
+
+The weights are loaded once. --at adds a row: where the patch of that pixel looks."""
+
+
+def add_to(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "compare",
+        help="shows several recipes on one picture",
+        description="Segments one picture with several recipes and shows them side by side.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("image", metavar="IMAGE", help="a picture")
+    parser.add_argument(
+        "--recipes",
+        type=parse_recipes,
+        default=COMPARED,
+        metavar="NAMES",
+        help=f"separated by commas; default: {','.join(COMPARED)}",
+    )
+    parser.add_argument(
+        "--at", type=parse_pixel, metavar="ROW,COL", help="a pixel whose attention is shown too"
+    )
+    parser.add_argument(
+        "--out", default="comparison.png", metavar="FILE", help="default: comparison.png"
+    )
+    add_word_options(parser)
+    add_model_options(parser, recipe=False)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    asked = words(args)
+    model = load_model(args)
+    found = compare(model, args.image, **asked, recipes=args.recipes, at=args.at, scores=False)
+    for one in found:
+        areas = one.segmentation.areas().items()
+        print(f"{one.recipe}: " + ", ".join(f"{name} {share:.1%}" for name, share in areas))
+    print(save_figure(comparison_figure(found), Path(args.out)))

@@ -1,0 +1,172 @@
+"""Options that commands share: the model, the words, sizes."""
+
+import argparse
+import io
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ..api import Segmenter, load
+from ..errors import InputError
+from ..recipes import RECIPES
+from ..visualization import picture_format, save_picture
+from ..vocabulary import load_class_names
+
+
+def add_model_options(parser: argparse.ArgumentParser, recipe: bool = True) -> None:
+    """Which model, and how it is run; see :func:`load_model`."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        metavar="NAME",
+        help="OpenAI's name, 'storybook-tiny' or a checkpoint's path; default: ViT-B/16, whose "
+        "350 MB are fetched from openaipublic.azureedge.net into ~/.cache/clip at the first use",
+    )
+    group.add_argument("--config", metavar="FILE", help="take model, classes and size of a config")
+    if recipe:
+        group.add_argument(
+            "--recipe", metavar="NAME", help="the method; default: itaclip, or the config's"
+        )
+    group.add_argument(
+        "--stride",
+        type=_positive,
+        metavar="PIXELS",
+        help="step of the windows; smaller is slower and a little better; default: 56",
+    )
+    group.add_argument(
+        "--short-side",
+        type=_positive,
+        metavar="PIXELS",
+        help="size that pictures are brought to; default: 336 (storybook-tiny: their own)",
+    )
+    group.add_argument(
+        "--max-result-side",
+        type=_positive,
+        metavar="PIXELS",
+        help="larger pictures are labelled at this long side, then enlarged; default: 1024 (with "
+        "--config: none)",
+    )
+    group.add_argument("--device", help="such as cpu or cuda:1; default: the first GPU, else cpu")
+    group.add_argument(
+        "--precision", choices=["auto", "fp32", "bf16", "fp16"], help="default: auto"
+    )
+
+
+def load_model(args: argparse.Namespace) -> Segmenter:
+    """The model that :func:`add_model_options` describes."""
+    keys = ("stride", "short_side", "max_result_side", "precision")
+    given = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
+    return load(
+        args.model,
+        config=args.config,
+        recipe=getattr(args, "recipe", None),
+        device=args.device,
+        **given,
+    )
+
+
+def add_word_options(parser: argparse.ArgumentParser) -> None:
+    """Which classes; see :func:`words`."""
+    group = parser.add_argument_group("words")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--classes",
+        metavar="WORDS",
+        help="';' separates classes, ',' the names of one: \"cat; sofa, couch\"",
+    )
+    either.add_argument(
+        "--class-file", metavar="FILE", help="a line per class, its names separated by commas"
+    )
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--background", metavar="WORDS", help='words for everything else: "sky, wall"'
+    )
+    either.add_argument(
+        "--surroundings",
+        action="store_true",
+        help="a background of common words, but for those that are classes",
+    )
+
+
+def words(args: argparse.Namespace) -> dict:
+    """``classes`` and ``background`` as :meth:`itaclip.Segmenter.segment` takes them."""
+    if args.class_file is not None:
+        classes = [list(names) for names in load_class_names(args.class_file)]
+    else:
+        classes = args.classes
+    if classes is None and args.config is None:
+        raise InputError('--classes: expected words, such as --classes "cat; sofa, couch".')
+    background = True if args.surroundings else args.background
+    if classes is None and background is not None:
+        raise InputError("--background: it goes with --classes; the config has classes of its own.")
+    return {"classes": classes, "background": background}
+
+
+def outputs(images: list[Path], out: str, suffix: str = ".png") -> list[Path]:
+    """Where the results for images go: a file for a single image, else files in a folder.
+
+    Args:
+        images: the pictures.
+        out: a file's name with a suffix for one picture; otherwise a folder.
+        suffix: of files in a folder.
+
+    Raises:
+        InputError: a file for several pictures, or a result that would replace its picture.
+    """
+    path = Path(out).expanduser()
+    if path.suffix and not path.is_dir():
+        if len(images) > 1:
+            raise InputError(f"{out}: expected a folder for {len(images)} pictures; give one.")
+        targets = [path]
+    else:
+        if path.is_file():
+            raise InputError(f"{out}: expected a folder, but this is a file; give another name.")
+        targets, used = [], {}
+        for image in images:  # pictures of one name from different folders are numbered
+            number = used[image.stem] = used.get(image.stem, 0) + 1
+            targets.append(path / f"{image.stem}{'' if number == 1 else f'-{number}'}{suffix}")
+    sources = {image.resolve() for image in images}
+    for target in targets:
+        if target.resolve() in sources:
+            raise InputError(
+                f"{target}: the result would replace the picture; choose another name."
+            )
+    return targets
+
+
+def parse_pixel(text: str) -> tuple[int, int]:
+    """``"ROW,COL"``, for argparse."""
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"expected ROW,COL, such as 120,200, but got {text!r}")
+    return int(parts[0]), int(parts[1])
+
+
+def parse_recipes(text: str) -> list[str]:
+    """Names of recipes separated by commas, for argparse."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    wrong = [name for name in names if name not in RECIPES] or ([] if names else [text])
+    if wrong:
+        raise argparse.ArgumentTypeError(
+            f"expected names out of {', '.join(RECIPES)}, but got {wrong[0]!r}"
+        )
+    return names
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Writes a figure as PNG, JPEG or WebP, aside and renamed.
+
+    Raises:
+        InputError: the suffix is none of these.
+    """
+    kind = picture_format(path)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return save_picture(path, Image.open(buffer).convert("RGB"), kind)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a number of pixels from 1, but got {text!r}")
+    return int(text)

@@ -1,0 +1,156 @@
+"""``python -m itaclip segment``: pictures into words."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from ..errors import InputError
+from ..images import find_images
+from ..paths import written_aside
+from ..segmentation import Segmentation
+from ..visualization import picture_format
+from .options import add_model_options, add_word_options, load_model, outputs, words
+
+_EXAMPLES = """examples:
+  python -m itaclip segment photo.jpg --classes "cat; remote control; sofa, couch" --out result.png
+  python -m itaclip segment photos/ "more/**/*.jpg" --classes "car; person" --surroundings --out out
+  python -m itaclip segment photo.jpg --classes "sky; sea" --mask labels.png --json areas.json
+  python -m itaclip segment docs/scene.png --model storybook-tiny --classes "sky; sea; boat; tree"
+
+Without --out, --mask and --json, the picture goes to PHOTO_segmented.png in the current folder.
+A picture that cannot be read is left out and listed; the exit code is then 1, or 2 if all are."""
+
+
+def add_to(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "segment",
+        help="segments pictures into any words",
+        description="Segments pictures into any words.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="files, folders or glob patterns in quotes"
+    )
+    add_word_options(parser)
+    group = parser.add_argument_group("results")
+    group.add_argument(
+        "--out",
+        metavar="PATH",
+        help="picture and overlay side by side with legend (.png, .jpg, .webp); for several "
+        "pictures a folder",
+    )
+    group.add_argument(
+        "--mask", metavar="PATH", help="labels as PNG whose values are class numbers; likewise"
+    )
+    group.add_argument(
+        "--json",
+        metavar="FILE",
+        nargs="?",
+        const="-",
+        help="classes, areas and boxes as a list with an entry for every picture; without FILE on "
+        "stdout, where nothing else is written then",
+    )
+    group.add_argument(
+        "--opacity", type=float, default=0.6, metavar="0-1", help="of the colours; default: 0.6"
+    )
+    group.add_argument(
+        "--prob-thd",
+        type=float,
+        metavar="0-1",
+        help="pixels whose best score is below become background",
+    )
+    group.add_argument(
+        "--area-thd",
+        type=float,
+        metavar="0-1",
+        help="classes with at most this share of the area of all but class 0 are left out",
+    )
+    add_model_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Raises SystemExit(1) when pictures were left out."""
+    images = list(dict.fromkeys(path for given in args.images for path in find_images(given)))
+    if args.json not in (None, "-") and not args.json.lower().endswith(".json"):
+        raise InputError(f"--json: expected a file name that ends in .json, but got {args.json!r}.")
+    if not 0 <= args.opacity <= 1:
+        raise InputError(f"--opacity: expected a number from 0 to 1, but got {args.opacity:g}.")
+    pictures, masks = _targets(args, images)
+    asked = words(args)
+    model = load_model(args)
+    log = sys.stderr if args.json == "-" else sys.stdout
+    bad: dict[str, str] = {}
+
+    def left_out(source: str, error: InputError) -> None:
+        bad[source] = str(error)
+        entries.append({"image": source, "error": str(error)})
+        print(f"left out: {error}", file=sys.stderr)
+
+    entries: list[dict] = []
+    results = model.segment_batch(
+        images,
+        **asked,
+        prob_thd=args.prob_thd,
+        area_thd=args.area_thd,
+        scores=args.json is not None,
+        on_error=left_out,
+    )
+    try:
+        for result in results:
+            written = []
+            if pictures:
+                written.append(result.save(pictures[Path(result.source)], args.opacity))
+            if masks:
+                written.append(result.save_mask(masks[Path(result.source)]))
+            if args.json is not None:
+                entries.append(result.as_dict())
+            print(_line(result, written), file=log, flush=True)
+    finally:  # interrupted too, what was found is kept
+        if args.json is not None and entries:
+            _write_json(entries, args.json)
+    if bad:
+        print(
+            f"{len(bad)} of {len(images)} pictures were left out: {', '.join(bad)}",
+            file=sys.stderr,
+        )
+        raise SystemExit(2 if len(bad) == len(images) else 1)
+
+
+def _targets(
+    args: argparse.Namespace, images: list[Path]
+) -> tuple[dict[Path, Path], dict[Path, Path]]:
+    """Picture → where its overlay and its mask go; empty where they are not asked for."""
+    out = args.out
+    if out is None and args.mask is None and args.json is None:
+        out = f"{images[0].stem}_segmented.png" if len(images) == 1 else "segmented"
+    pictures = {} if out is None else dict(zip(images, outputs(images, out), strict=True))
+    masks = {} if args.mask is None else dict(zip(images, outputs(images, args.mask), strict=True))
+    for path in pictures.values():
+        picture_format(path)
+    for path in masks.values():
+        if path.suffix.lower() != ".png":
+            raise InputError(
+                f"--mask: {path}: expected a file name that ends in .png, or a folder."
+            )
+    both = set(pictures.values()) & set(masks.values())
+    if both:
+        raise InputError(f"--mask: {both.pop()} is also given as --out; choose another place.")
+    return pictures, masks
+
+
+def _line(result: Segmentation, written: list[Path]) -> str:
+    found = ", ".join(f"{name} {share:.1%}" for name, share in result.areas().items())
+    places = "".join(f" -> {path}" for path in written)
+    return f"{result.source}: {found}{places}"
+
+
+def _write_json(entries: list[dict], target: str) -> None:
+    text = json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    with written_aside(Path(target).expanduser()) as aside:
+        aside.write_text(text, encoding="utf-8")
