@@ -13,7 +13,6 @@ between samples. Two habits make the figure honest:
 On a GPU the peak is ``torch.cuda.max_memory_allocated`` minus what the weights take.
 """
 
-import ctypes
 import gc
 import multiprocessing
 import sys
@@ -22,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
+from itaclip.memory import trim_memory
 from itaclip.stages import StageRecorder
 
 
@@ -143,10 +143,7 @@ def give_back_freed_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    trim_memory()
 
 
 def in_child(function: Callable, *arguments: object) -> object:

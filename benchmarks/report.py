@@ -107,8 +107,8 @@ def scaling_markdown(results: Mapping) -> str:
                 f"{growth} |"
             )
         parts.append("\n".join(lines))
-    if results.get("large"):
-        parts.append(large_sentence(results["large"]))
+    large = results.get("large") or []
+    parts += map(large_sentence, [large] if isinstance(large, Mapping) else large)
     settings = results["settings"]
     parts.append(
         f"{settings['weights']} on {settings['device']}, precision {settings['precision']}. "
@@ -126,7 +126,7 @@ def large_sentence(point: Mapping) -> str:
     )
     spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in point["stages"].items())
     result = point["result_bytes"]
-    held = f"of it {_megabytes(result)} are the scores" if result else "labels only, no scores"
+    held = f"{_megabytes(result)} of it are the scores" if result else "labels only, no scores"
     limit = "under" if point["peak_bytes"] < 4e9 else "not under"
     return (
         f"Large picture, {point['label']}: {point['total'][0]:.1f} s ({spent}); peak memory above "

@@ -44,9 +44,7 @@ AXES = {
     "batch": [dict(batch=b) for b in (1, 2, 4)],
 }
 # 3000×2000 pixels (width × height), as VOC's pipeline hands them to the network.
-LARGE = dict(
-    network=(336, 504), output=(2000, 3000), queries=150, stride=28, batch=1, return_scores=False
-)
+LARGE = dict(network=(336, 504), output=(2000, 3000), queries=150, stride=28, batch=1)
 # For trials: every size a fraction.
 _SMALL = dict(network=(64, 80), output=(96, 120), queries=5, stride=32, batch=1)
 _SMALL_AXES = {
@@ -104,13 +102,18 @@ def main(arguments: Sequence[str] | None = None) -> dict:
 
 def measure(case: Case, args: argparse.Namespace) -> dict:
     """All points, as plain data."""
-    results = dict(axes={}, large=None)
+    results = dict(axes={}, large=[])
     base = _SMALL if args.small else _BASE
     if args.large:
-        point = LARGE | (dict(output=(200, 300), queries=7) if args.small else {})
-        print("… the large picture", file=sys.stderr, flush=True)
-        results["large"] = in_child(measure_point, case, args.precision, point, 0)
-        print(large_sentence(results["large"]), file=sys.stderr)
+        small = dict(network=(64, 80), output=(200, 300), queries=7) if args.small else {}
+        results["large"] = []
+        for scores in (True, False):
+            what = "scores and labels" if scores else "labels"
+            print(f"… the large picture, {what}", file=sys.stderr, flush=True)
+            point = LARGE | small | dict(return_scores=scores)
+            measured = in_child(measure_point, case, args.precision, point, 0)
+            results["large"].append(measured)
+            print(large_sentence(measured), file=sys.stderr)
     else:
         axes = _SMALL_AXES if args.small else {axis: AXES[axis] for axis in args.axes}
         for axis, changes in axes.items():

@@ -10,15 +10,17 @@ import_mmseg_models()
 from .api import EncodedImage, Segmenter, load  # noqa: E402
 from .data_preprocessor import CLIPDataPreprocessor  # noqa: E402
 from .datasets import COCOObject164kDataset, StorybookDataset, VOC20Dataset  # noqa: E402
-from .errors import InputError  # noqa: E402
+from .errors import BadSampleError, InputError  # noqa: E402
 from .hooks import CheckClassesHook, OverlayHook, TrimMemoryHook  # noqa: E402
 from .label_files import LoadMappedAnnotations, SaveLabels  # noqa: E402
+from .loading import LoadCheckedAnnotations, LoadCheckedImage  # noqa: E402
 from .segmentation import Segmentation  # noqa: E402
 from .segmentor import DenseFeatures, ITACLIPSegmentor  # noqa: E402
 from .vocabulary import Vocabulary  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = [
+    "BadSampleError",
     "CLIPDataPreprocessor",
     "COCOObject164kDataset",
     "CheckClassesHook",
@@ -26,6 +28,8 @@ __all__ = [
     "EncodedImage",
     "ITACLIPSegmentor",
     "InputError",
+    "LoadCheckedAnnotations",
+    "LoadCheckedImage",
     "LoadMappedAnnotations",
     "OverlayHook",
     "SaveLabels",

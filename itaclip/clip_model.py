@@ -4,26 +4,22 @@
 """
 
 import hashlib
+import http.client
 import importlib.util
+import os
 import sys
 import urllib.error
 import urllib.request
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
-import safetensors.torch
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .checkpoints import read_state_dict
 from .errors import InputError
 
 _BASE_URL = "https://openaipublic.azureedge.net/clip/models"
@@ -47,8 +43,8 @@ OPENAI_MODELS = {
     ),
 }
 SHIPPED_MODELS = {"storybook-tiny": Path(__file__).parent / "assets" / "storybook-tiny.npz"}
-# TorchScript archives of OpenAI carry these beside the weights.
-_NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+_VOCABULARY = 49408  # tokens of CLIP's tokenizer
+_MAX_CONTEXT = 4096  # tokens; CLIP has 77, variants for long texts a few hundred
 
 
 @cache
@@ -72,23 +68,6 @@ def clip_module(name: str) -> ModuleType:
     )
 
 
-_shared: ContextVar[dict[str, nn.Module] | None] = ContextVar("shared_weights", default=None)
-
-
-@contextmanager
-def shared_weights() -> Iterator[None]:
-    """Inside, :func:`load_clip` reads each checkpoint once and returns the same modules again.
-
-    They are frozen, so that any number of models may share them; they move between devices
-    together.
-    """
-    token = _shared.set({})
-    try:
-        yield
-    finally:
-        _shared.reset(token)
-
-
 def load_clip(name_or_path: str | Path) -> nn.Module:
     """Builds a CLIP model with its weights.
 
@@ -104,15 +83,7 @@ def load_clip(name_or_path: str | Path) -> nn.Module:
     Raises:
         InputError: unknown name, missing or damaged file, a ResNet, or weights that do not fit.
     """
-    loaded, name = _shared.get(), str(name_or_path)
-    if loaded is None:
-        return _load_clip(name)
-    if name not in loaded:
-        loaded[name] = _load_clip(name)
-    return loaded[name]
-
-
-def _load_clip(name: str) -> nn.Module:
+    name = str(name_or_path)
     if name in SHIPPED_MODELS:
         return build_clip(read_state_dict(SHIPPED_MODELS[name]), name)
     if name in OPENAI_MODELS:
@@ -120,9 +91,10 @@ def _load_clip(name: str) -> nn.Module:
     if name.startswith("RN"):
         raise InputError(_resnet_message(name))
     path = Path(name).expanduser()
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises at names that are too long
+        what = "a folder" if os.path.isdir(path) else "neither a file nor a known model"
         raise InputError(
-            f"clip_model: {name!r} is neither a file nor a known model; expected a path or one of "
+            f"clip_model: {name!r} is {what}; expected the path of a checkpoint or one of "
             f"{', '.join([*OPENAI_MODELS, *SHIPPED_MODELS])}."
         )
     return build_clip(read_state_dict(path), name)
@@ -153,6 +125,8 @@ def fetch_openai(name: str, folder: Path | None = None, base_url: str = _BASE_UR
     folder = folder or cache_folder()
     target = folder / file_name
     url = f"{base_url}/{sha256}/{file_name}"
+    if target.is_file() and _sha256(target) == sha256:  # also in a folder that is read-only
+        return target
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
@@ -172,7 +146,12 @@ def fetch_openai(name: str, folder: Path | None = None, base_url: str = _BASE_UR
                     f"or put the right file at {target}."
                 )
             part.replace(target)
-    except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+        ConnectionError,
+        TimeoutError,
+    ) as error:
         raise InputError(
             f"clip_model: {name!r} could not be fetched from {url} ({error}); connect to the web "
             f"and try again (the download resumes), or put the file at {target}."
@@ -218,50 +197,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Reads a checkpoint by its content, whatever its suffix; see :func:`load_clip`.
-
-    Raises:
-        InputError: the file is damaged, or is none of the accepted kinds.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        if not zipfile.is_zipfile(path):  # before torch 1.6, or damaged
-            return _unwrapped(torch.load(path, map_location="cpu", weights_only=True), path)
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-        if all(name.endswith(".npy") for name in names):
-            with np.load(path, allow_pickle=False) as arrays:
-                return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
-        if any(name.endswith("constants.pkl") for name in names):
-            state = torch.jit.load(path, map_location="cpu").state_dict()
-            return {key: value for key, value in state.items() if key not in _NOT_WEIGHTS}
-        return _unwrapped(torch.load(path, map_location="cpu", weights_only=True), path)
-    except InputError:
-        raise
-    except (OSError, SafetensorError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as e:
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise InputError(_unreadable(path, reason)) from e
-    except Exception as e:  # pickle.UnpicklingError and what a crafted pickle may raise
-        raise InputError(_unreadable(path, type(e).__name__)) from e
-
-
-def _unreadable(path: Path, reason: str) -> str:
-    return (
-        f"{path}: cannot be read as a CLIP checkpoint ({reason}); expected a TorchScript archive, "
-        "a state dict of tensors, a .safetensors or a .npz file; fetch or save it again."
-    )
-
-
-def _unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise InputError(_unreadable(path, "it holds something else than a dict of tensors"))
-    return {key: value for key, value in loaded.items() if key not in _NOT_WEIGHTS}
-
-
 def build_clip(state: dict[str, Tensor], source: str) -> nn.Module:
     """``clip.model.CLIP`` from a state dict with OpenAI's key names; sizes are read off the shapes.
 
@@ -270,8 +205,9 @@ def build_clip(state: dict[str, Tensor], source: str) -> nn.Module:
     """
     if any(key.startswith("visual.layer") for key in state):
         raise InputError(_resnet_message(source))
+    for key, value in state.items():
+        _check_tensor(key, value, source)
     model = _empty_clip(state, source)
-    state = {key: value.float() for key, value in state.items()}
     expected = model.state_dict()
     missing, unknown = (
         sorted(expected.keys() - state.keys()),
@@ -289,6 +225,8 @@ def build_clip(state: dict[str, Tensor], source: str) -> nn.Module:
                 f"{source}: {key!r} has shape {tuple(value.shape)}, but the rest of the checkpoint "
                 f"asks for {tuple(expected[key].shape)}; the file is not one CLIP model."
             )
+    state = {key: value.float() for key, value in state.items()}
+    for key, value in state.items():
         if not torch.isfinite(value).all():
             raise InputError(
                 f"{source}: {key!r} holds values that are not finite; fetch or save the file again."
@@ -300,6 +238,21 @@ def build_clip(state: dict[str, Tensor], source: str) -> nn.Module:
     return model.requires_grad_(False).eval()
 
 
+def _check_tensor(key: str, value: Tensor, source: str) -> None:
+    """Refuses what is no plain array of numbers, or claims more numbers than there are."""
+    dense = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+    if not dense or not value.is_floating_point():
+        raise InputError(
+            f"{source}: {key!r} is a tensor of {value.dtype} ({value.layout}, {value.device}); "
+            "expected plain floating-point weights."
+        )
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise InputError(
+            f"{source}: {key!r} claims {value.numel()} values, more than the file holds; fetch or "
+            "save it again."
+        )
+
+
 def _empty_clip(state: dict[str, Tensor], source: str) -> nn.Module:
     """A CLIP without storage, of the sizes that the checkpoint's shapes imply."""
 
@@ -307,28 +260,42 @@ def _empty_clip(state: dict[str, Tensor], source: str) -> nn.Module:
         suffix = ".attn.in_proj_weight"
         return sum(key.startswith(prefix) and key.endswith(suffix) for key in state)
 
-    try:
-        patch_embedding = state["visual.conv1.weight"]
-        tokens = state["visual.positional_embedding"].shape[0]
-        patch = patch_embedding.shape[-1]
-        width = state["ln_final.weight"].shape[0]
-        sizes = dict(
-            embed_dim=state["text_projection"].shape[1],
-            image_resolution=patch * round((tokens - 1) ** 0.5),
-            vision_layers=depth("visual.transformer.resblocks."),
-            vision_width=patch_embedding.shape[0],
-            vision_patch_size=patch,
-            context_length=state["positional_embedding"].shape[0],
-            vocab_size=state["token_embedding.weight"].shape[0],
-            transformer_width=width,
-            transformer_heads=width // 64,
-            transformer_layers=depth("transformer.resblocks."),
-        )
-    except (KeyError, IndexError) as error:
-        raise InputError(
-            f"{source}: the checkpoint lacks or misshapes {error.args[0]!r}; expected the key "
-            "names of OpenAI's CLIP."
-        ) from error
+    def shape(key: str, dimensions: int) -> torch.Size:
+        if key not in state or state[key].ndim != dimensions or 0 in state[key].shape:
+            raise InputError(
+                f"{source}: the checkpoint lacks or misshapes {key!r}; expected the key names of "
+                "OpenAI's CLIP."
+            )
+        return state[key].shape
+
+    vision_width, _, _, patch = shape("visual.conv1.weight", 4)
+    tokens, _ = shape("visual.positional_embedding", 2)
+    width, embed_dim = shape("text_projection", 2)
+    sizes = dict(
+        embed_dim=embed_dim,
+        image_resolution=patch * round((tokens - 1) ** 0.5),
+        vision_layers=depth("visual.transformer.resblocks."),
+        vision_width=vision_width,
+        vision_patch_size=patch,
+        context_length=shape("positional_embedding", 2)[0],
+        vocab_size=shape("token_embedding.weight", 2)[0],
+        transformer_width=width,
+        transformer_heads=width // 64,
+        transformer_layers=depth("transformer.resblocks."),
+    )
+    for key, low, high in (
+        ("vision_layers", 1, len(state)),
+        ("transformer_layers", 1, len(state)),
+        ("image_resolution", patch, patch << 10),
+        ("context_length", 2, _MAX_CONTEXT),
+        ("vocab_size", _VOCABULARY, _VOCABULARY),
+    ):
+        if not low <= sizes[key] <= high:
+            expected = low if low == high else f"{low} to {high}"
+            raise InputError(
+                f"{source}: {key} is {sizes[key]}, read off the checkpoint's shapes, but expected "
+                f"{expected}; the file is not one CLIP model."
+            )
     for key in ("vision_width", "transformer_width"):
         if sizes[key] < 64 or sizes[key] % 64:
             raise InputError(

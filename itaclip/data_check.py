@@ -1,34 +1,22 @@
-"""Checks of a data set before any model runs.
+"""Checks of a data set before any model runs, without reading a pixel.
 
-mmseg pairs images and masks by name without looking, reads masks of any mode and cuts 16-bit ones
-to eight bits; labels outside the classes only lower the score. So every such thing is looked for
-here, in two parts:
-
-* :func:`check_cheap` reads no pixel: names, counts, pairing. Well below a second for 5000 images.
-* :func:`check_full` opens every mask, and the header of every image.
-
-Both give a list of :class:`Problem`; an empty list means that nothing was found.
+mmseg pairs images and masks by name without looking, so names, counts and pairing are looked at
+here: well below a second for 5000 images. :mod:`itaclip.mask_check` opens the files as well. Both
+give a list of :class:`~itaclip.data_problems.Problem`; an empty list means that nothing was found.
 """
 
 import bisect
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
-EXAMPLES = 20  # problems of one kind that are printed
-# Pillow's names of images with one number per pixel, which a loader with a look-up takes.
-_LABEL_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L", "I;16N")
+from .data_problems import Problem
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
 # Data set class -> name for datasets/prepare.py, number of images in its val split.
 BENCHMARKS = {
     "PascalVOCDataset": ("voc21", 1449),
@@ -40,45 +28,9 @@ BENCHMARKS = {
     "CityscapesDataset": ("cityscapes", 500),
     "ADE20KDataset": ("ade20k", 2000),
 }
+MISSING_FILES = ("no image", "no mask")
+"""Kinds of problems that are about one sample's missing files."""
 LabelLookup = Mapping[int, int] | Sequence[int] | np.ndarray
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong.
-
-    Attributes:
-        severity: ``"error"`` (scores would be wrong, or the run would stop) or ``"warning"``.
-        file: the file or folder it is about.
-        message: what is wrong and how to mend it.
-        kind: problems of a kind are printed together.
-    """
-
-    severity: str
-    file: str
-    message: str
-    kind: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.severity}: {self.file}: {self.message}"
-
-
-def has_errors(problems: Iterable[Problem]) -> bool:
-    """Say whether any problem is more than a warning."""
-    return any(problem.severity == "error" for problem in problems)
-
-
-def format_problems(problems: Sequence[Problem], examples: int = EXAMPLES) -> list[str]:
-    """Return one line per problem, grouped by kind; at most ``examples`` of a kind."""
-    groups: dict[tuple[str, str], list[Problem]] = defaultdict(list)
-    for problem in problems:
-        groups[problem.severity, problem.kind or problem.message].append(problem)
-    lines = []
-    for (severity, _), group in groups.items():
-        lines += [str(problem) for problem in group[:examples]]
-        if len(group) > examples:
-            lines.append(f"{severity}: … and {len(group) - examples} more of this kind")
-    return lines
 
 
 def check_places(dataset_cfg: Mapping[str, Any]) -> list[Problem]:
@@ -118,9 +70,6 @@ def build_dataset(dataset_cfg: Mapping[str, Any]) -> Any:
         return DATASETS.build({**dataset_cfg, "lazy_init": True})
 
 
-# ----------------------------------------------------------------------------------- cheap part
-
-
 def check_cheap(dataset: Any) -> list[Problem]:
     """Check names, counts and pairing of a data set without reading a pixel.
 
@@ -131,6 +80,9 @@ def check_cheap(dataset: Any) -> list[Problem]:
         return [problem for part in dataset.datasets for problem in check_cheap(part)]
     try:
         samples = load_samples(dataset)
+    except UnicodeDecodeError:
+        message = "is not a text file; list one image name per line"
+        return [Problem("error", str(dataset.ann_file), message)]
     except (OSError, AssertionError) as error:
         where = str(dataset.data_prefix.get("img_path"))
         return [Problem("error", where, f"{error}; correct the config's data_root and data_prefix")]
@@ -208,12 +160,21 @@ def _check_list(dataset: Any) -> list[Problem]:
 def _check_settings(dataset: Any) -> list[Problem]:
     problems = []
     name = type(dataset).__name__
-    classes = dataset.metainfo.get("classes") or ()
+    classes = dataset.metainfo.get("classes")
+    listed = isinstance(classes, list | tuple) and all(isinstance(c, str) for c in classes)
+    if not listed or not classes:
+        # A file that does not exist is taken for a name by mmengine.
+        message = (
+            "metainfo.classes: expected a list of names or the path of a file with a name on each "
+            f"line, but got {classes!r}"
+        )
+        problems.append(Problem("error", name, message))
+        classes = ()
     has_masks = "seg_map_path" in dataset.data_prefix
-    if has_masks and len(classes) > 255 and _configured_lookup(dataset) is None:
+    if has_masks and len(classes) > 255 and configured_lookup(dataset) is None:
         message = f"has {len(classes)} classes, but masks of 8 bits tell at most 255 apart"
         problems.append(Problem("error", name, message))
-    for transform in _transforms(dataset):
+    for transform in transforms_of(dataset):
         value = getattr(transform, "reduce_zero_label", None)
         if value is not None and value != dataset.reduce_zero_label:
             problems.append(
@@ -327,230 +288,14 @@ class _Listing:
         return None
 
 
-# ------------------------------------------------------------------------------------ full part
-
-
-@dataclass(frozen=True)
-class _Rules:
-    """What a mask's labels go through."""
-
-    classes: int
-    final: np.ndarray  # (256,) or longer: raw value -> class, ignored, or -1 for neither
-    wide: bool  # whether the loader takes masks of other than 8 bits
-    shown: str  # words on what was applied
-
-    @classmethod
-    def of(cls, dataset: Any, label_lut: LabelLookup | None) -> "_Rules":
-        classes = len(dataset.metainfo.get("classes") or ())
-        values = np.arange(256, dtype=np.int32)
-        shown = []
-        if label_lut is not None:
-            values = _lookup_array(label_lut)
-            shown.append("the look-up of labels")
-        if dataset.reduce_zero_label:
-            # 0 becomes ignored, the others go down by one, and ignored stays ignored.
-            values = np.where(np.isin(values, (0, 255)), 255, np.where(values > 0, values - 1, -1))
-            shown.append("reduce_zero_label=True")
-        if dataset.label_map:
-            before = values.copy()
-            for old, new in dataset.label_map.items():
-                values[before == int(old)] = int(new)
-            shown.append("label_map")
-        legal = (values >= 0) & (values < classes) | (values == dataset.ignore_index)
-        final = np.where(legal, values, -1).astype(np.int32)
-        return cls(classes, final, label_lut is not None, " and ".join(shown))
-
-
-def _lookup_array(label_lut: LabelLookup) -> np.ndarray:
-    """Return a look-up as an array of at least 256 entries, with -1 for unlisted values."""
-    if isinstance(label_lut, Mapping):
-        table = np.full(max(256, 1 + max(map(int, label_lut), default=0)), -1, dtype=np.int32)
-        for raw, label in label_lut.items():
-            table[int(raw)] = int(label)
-        return table
-    table = np.asarray(label_lut, dtype=np.int32)
-    return np.pad(table, (0, max(0, 256 - len(table))), constant_values=-1)
-
-
-def check_full(
-    dataset: Any,
-    label_lut: LabelLookup | None = None,
-    workers: int = 1,
-    progress: bool = False,
-) -> list[Problem]:
-    """Open every mask and every image's header, and check mode, size, labels and completeness.
-
-    Files that do not exist are left to :func:`check_cheap`.
-
-    Args:
-        dataset: a ``BaseSegDataset``.
-        label_lut: class of each raw label value, applied before ``reduce_zero_label`` and
-            ``label_map``; by default the ``label_lut`` of a transform in the data set's pipeline.
-        workers: processes; 0 or 1 works in this process.
-        progress: show a progress bar.
-    """
-    if hasattr(dataset, "datasets"):
-        parts = [check_full(part, label_lut, workers, progress) for part in dataset.datasets]
-        return [problem for part in parts for problem in part]
-    if label_lut is None:
-        label_lut = _configured_lookup(dataset)
-    rules = _Rules.of(dataset, label_lut)
-    pairs = [
-        (sample["img_path"], sample.get("seg_map_path"))
-        for sample in load_samples(dataset)
-        if os.path.isfile(sample["img_path"])
-    ]
-    problems: list[Problem] = []
-    seen = np.zeros(len(rules.final), dtype=bool)
-    check = partial(_check_chunk, rules=rules)
-    chunks = [pairs[start : start + 32] for start in range(0, len(pairs), 32)]
-    with tqdm(total=len(pairs), unit="image", disable=not progress) as bar:
-        for chunk, (chunk_problems, chunk_seen) in zip(
-            chunks, _map(check, chunks, workers), strict=True
-        ):
-            problems += chunk_problems
-            seen |= chunk_seen
-            bar.update(len(chunk))
-    return problems + _check_last_class(dataset, rules, seen)
-
-
-def _map(function: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[Any]:
-    if workers <= 1 or len(items) <= 1:
-        yield from map(function, items)
-        return
-    executor = ProcessPoolExecutor(min(workers, len(items)))
-    try:
-        yield from executor.map(function, items)
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _check_chunk(
-    pairs: Sequence[tuple[str, str | None]], rules: _Rules
-) -> tuple[list[Problem], np.ndarray]:
-    problems: list[Problem] = []
-    seen = np.zeros(len(rules.final), dtype=bool)
-    for image, mask in pairs:
-        size, problem = _image_size(image)
-        if problem:
-            problems.append(problem)
-        if mask is not None and os.path.isfile(mask):
-            values, found = _check_mask(mask, size, rules)
-            problems += found
-            seen |= values
-    return problems, seen
-
-
-def _image_size(path: str) -> tuple[tuple[int, int] | None, Problem | None]:
-    """Return (height, width) as mmcv will load the image, or what is wrong with it."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if image.getexif().get(0x0112, 1) >= 5:  # turned by the camera; OpenCV turns it back
-                width, height = height, width
-            if not _has_end_marker(path, image.format):
-                image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        message = f"image cannot be read ({error}); get this file again"
-        return None, Problem("error", path, message, "damaged image")
-    return (height, width), None
-
-
-def _has_end_marker(path: str, image_format: str | None) -> bool:
-    """Say whether a file ends as its format should: then it need not be decoded."""
-    markers = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
-    if image_format not in markers:
-        return False
-    with open(path, "rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - 64))
-        return markers[image_format] in file.read()
-
-
-def _check_mask(
-    path: str, size: tuple[int, int] | None, rules: _Rules
-) -> tuple[np.ndarray, list[Problem]]:
-    """Check one mask; also return which raw values it holds, (len(rules.final),) bool."""
-    nothing = np.zeros(len(rules.final), dtype=bool)
-    modes = _LABEL_MODES if rules.wide else ("L", "P")
-
-    def wrong(message: str, kind: str) -> tuple[np.ndarray, list[Problem]]:
-        return nothing, [Problem("error", path, message, kind)]
-
-    try:
-        with Image.open(path) as image:
-            if image.mode not in modes:
-                return wrong(_mode_message(image.mode), f"mode {image.mode}")
-            if image.format == "JPEG":
-                return wrong("mask is a JPEG, which blurs labels; use a PNG", "JPEG mask")
-            labels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        return wrong(f"mask cannot be read ({error}); make this file again", "damaged mask")
-
-    problems = []
-    if size is not None and labels.shape != size:
-        (h, w), (ih, iw) = labels.shape, size
-        turned = "; the image is turned by its EXIF data" if (w, h) == (ih, iw) else ""
-        message = (
-            f"mask is {h}x{w} (height x width), but its image is {ih}x{iw}{turned}; a mask has "
-            "its image's size"
-        )
-        problems.append(Problem("error", path, message, "size"))
-    labels = labels.astype(np.int64)
-    inside = (labels >= 0) & (labels < len(rules.final))
-    present = np.bincount(labels[inside], minlength=len(rules.final)) > 0
-    bad = np.flatnonzero(present & (rules.final < 0))
-    if not inside.all():
-        bad = np.union1d(bad, labels[~inside])
-    if bad.size:
-        values = ", ".join(map(str, bad[:8])) + (
-            f" and {bad.size - 8} more" if bad.size > 8 else ""
-        )
-        after = f" after {rules.shown}" if rules.shown else ""
-        message = (
-            f"label values {values} give no class 0..{rules.classes - 1} and are not "
-            f"ignored (255){after}; convert the masks or map these values"
-        )
-        problems.append(Problem("error", path, message, "labels"))
-    return present, problems
-
-
-def _mode_message(mode: str) -> str:
-    if mode.startswith("I") or mode == "F":
-        return (
-            f"mask has mode {mode} (more than 8 bits), which mmseg cuts to 8 bits (300 becomes "
-            "44); store class indices in an 8-bit one-channel PNG"
-        )
-    if mode == "1":
-        return "mask has one bit per pixel; store class indices in an 8-bit one-channel PNG"
-    return (
-        f"mask has mode {mode} (colours), but class indices are expected; store them in an 8-bit "
-        "one-channel PNG"
-    )
-
-
-def _check_last_class(dataset: Any, rules: _Rules, seen: np.ndarray) -> list[Problem]:
-    """Warn where reduce_zero_label leaves the last class without a pixel: it is set wrongly."""
-    if not dataset.reduce_zero_label or not seen.any():
-        return []
-    if rules.classes - 1 in rules.final[seen]:
-        return []
-    name = dataset.metainfo["classes"][-1]
-    message = (
-        f"class {rules.classes - 1} ({name}) occurs in no mask; if label 0 is a class here, "
-        "reduce_zero_label must be False"
-    )
-    where = str(dataset.data_prefix.get("seg_map_path"))
-    return [Problem("warning", where, message)]
-
-
-def _configured_lookup(dataset: Any) -> LabelLookup | None:
+def configured_lookup(dataset: Any) -> LabelLookup | None:
     """Return the ``label_lut`` of a transform in the data set's pipeline, such as
     ``LoadMappedAnnotations``.
     """
-    found = (getattr(transform, "label_lut", None) for transform in _transforms(dataset))
+    found = (getattr(transform, "label_lut", None) for transform in transforms_of(dataset))
     return next((lut for lut in found if lut is not None), None)
 
 
-def _transforms(dataset: Any) -> list[Any]:
+def transforms_of(dataset: Any) -> list[Any]:
+    """Return the steps of the data set's pipeline."""
     return list(getattr(getattr(dataset, "pipeline", None), "transforms", ()))

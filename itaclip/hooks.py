@@ -1,46 +1,28 @@
 """Hooks of mmengine's Runner: memory, checks before a run, overlays."""
 
-import ctypes
-import sys
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 from mmcv import imread
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from mmseg.structures import SegDataSample
 
 from .errors import InputError
+from .memory import trim_memory
+from .runs import Run
 from .visualization import contact_sheet, overlay_with_legend, save_picture
 
 
 @HOOKS.register_module()
 class TrimMemoryHook(Hook):
-    """Gives freed memory back to the system after every image.
-
-    glibc keeps freed arenas, so that a long evaluation on a CPU grows by tens of MB an image
-    without any leak. Elsewhere than on Linux with glibc this does nothing.
-    """
+    """Gives freed memory back to the system after every image (see :func:`trim_memory`)."""
 
     def after_test_iter(self, *args: object, **kwargs: object) -> None:
         trim_memory()
-
-
-def trim_memory() -> None:
-    """Gives freed memory back to the system, on Linux with glibc."""
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(0)
-
-
-@cache
-def _malloc_trim():
-    if sys.platform != "linux":
-        return None
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 @HOOKS.register_module()
@@ -79,7 +61,7 @@ class OverlayHook(Hook):
     ) -> None:
         self.folder, self.every_image = Path(folder), every_image
         self.sheet, self.opacity = sheet, opacity
-        self._tiles: list[np.ndarray] = []
+        self._tiles: dict[int, np.ndarray] = {}
 
     def after_test_iter(
         self,
@@ -89,8 +71,14 @@ class OverlayHook(Hook):
         outputs: Sequence[SegDataSample] | None = None,
     ) -> None:
         meta = runner.test_dataloader.dataset.metainfo
-        for sample in outputs or ():
-            wanted = len(self._tiles) < self.sheet
+        run = _run_of(runner)
+        for number, sample in enumerate(outputs or ()):
+            if run is None:  # in another loop than eval.py's
+                place = len(self._tiles)
+                wanted = place < self.sheet
+            else:
+                place = runner.test_loop.batch_indices[number]
+                wanted = place in run.selection.indices[: self.sheet]
             if not (self.every_image or wanted):
                 continue
             image = imread(sample.img_path, channel_order="rgb")
@@ -102,10 +90,31 @@ class OverlayHook(Hook):
             if self.every_image:
                 save_picture(self.folder / f"{Path(sample.img_path).stem}.png", picture)
             if wanted:
-                self._tiles.append(picture)
+                self._tiles[place] = picture
+                if run is not None:  # for a later start, should this one be stopped
+                    save_picture(_tiles_of(run) / f"{place:08d}.png", picture)
 
     def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        if self._tiles:
-            path = save_picture(self.folder / "sheet.png", contact_sheet(self._tiles))
+        tiles, run = self._tiles, _run_of(runner)
+        self._tiles = {}
+        if run is not None:
+            kept = {
+                int(path.stem): imread(path, channel_order="rgb")
+                for path in (_tiles_of(run).glob("*.png") if run.processes.leader else ())
+                if int(path.stem) not in tiles
+            }
+            gathered = run.processes.gather({**kept, **tiles})
+            tiles = {place: tile for part in gathered for place, tile in part.items()}
+        if tiles and is_main_process():
+            pictures = [tiles[place] for place in sorted(tiles)]
+            path = save_picture(self.folder / "sheet.png", contact_sheet(pictures))
             runner.logger.info(f"Overlays: {path}")
-        self._tiles = []
+
+
+def _run_of(runner: Runner) -> Run | None:
+    return getattr(runner.test_loop, "evaluation", None)
+
+
+def _tiles_of(run: Run) -> Path:
+    """Pictures for the sheet, of all starts of a run."""
+    return run.folder / "sheet"

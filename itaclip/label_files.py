@@ -4,27 +4,23 @@ Both sides are named in a config, so that a folder of pictures needs no Python; 
 docs/your_own_data.md.
 """
 
-import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from mmengine import fileio
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import METRICS, TRANSFORMS
-from PIL import Image
 
-from .errors import InputError
+from .errors import BadSampleError, InputError
+from .loading import mask_limit, read_labels
+from .paths import written_aside
 from .visualization import save_picture
 
 _RAW_VALUES = 1 << 16  # masks of 8 and 16 bits
 _UNLISTED = -1
 _MAX_NAMED = 8  # raw values named in one message
-# Pillow's names of images with one number per pixel; a palette's numbers are its indices.
-_LABEL_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 @TRANSFORMS.register_module()
@@ -67,7 +63,7 @@ class LoadMappedAnnotations(LoadAnnotations):
                 "LoadMappedAnnotations: the data set has reduce_zero_label=True or a subset of its "
                 "classes, which would change the labels a second time; say it in `mapping` alone."
             )
-        raw = read_labels(path, self.backend_args)
+        raw = read_labels(path, self.backend_args, mask_limit(results))
         known = (raw >= 0) & (raw < _RAW_VALUES)
         labels = self.label_lut[np.where(known, raw, 0)]
         if not known.all():
@@ -75,44 +71,17 @@ class LoadMappedAnnotations(LoadAnnotations):
         if (labels == _UNLISTED).any():
             values = np.unique(raw[labels == _UNLISTED])
             more = f" and {len(values) - _MAX_NAMED} more" if len(values) > _MAX_NAMED else ""
-            raise InputError(
+            raise BadSampleError(
                 f"{path}: the mask holds the raw value "
                 f"{', '.join(str(value) for value in values[:_MAX_NAMED])}{more}, which `mapping` "
-                "does not list; add it there, or set `others` to the class of all unlisted values."
+                "does not list; add it there, or set `others` to the class of all unlisted values.",
+                str(path),
             )
         results["gt_seg_map"] = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
         results["seg_fields"].append("gt_seg_map")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(mapping={self.mapping}, others={self.others})"
-
-
-def read_labels(path: str | Path, backend_args: dict | None = None) -> np.ndarray:
-    """The numbers (H, W) of a mask file, of any integer width.
-
-    Raises:
-        InputError: no such file, no readable picture, or colours instead of one number per pixel.
-    """
-    try:
-        content = fileio.get(str(path), backend_args=backend_args)
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: the mask does not exist; add it, or correct seg_map_suffix or data_prefix."
-        ) from None
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            mode = picture.mode
-            labels = np.asarray(picture) if mode in _LABEL_MODES else None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"{path}: the mask cannot be read ({' '.join(str(error).split())}); write it again."
-        ) from error
-    if labels is None:
-        raise InputError(
-            f"{path}: expected a mask with one number per pixel (grey or palette, 8 or 16 bits), "
-            f"but it has colours (mode {mode}); save the class numbers instead of colours."
-        )
-    return labels.astype(np.int64)
 
 
 def _checked_mapping(mapping: Mapping[int, int]) -> dict[int, int]:
@@ -204,9 +173,7 @@ class SaveLabels(BaseMetric):
             self._claim(Path(path), image)
         self._image_of.clear()
         lines = [f"{i} {name}\n" for i, name in enumerate(self.dataset_meta["classes"])]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        aside = self.folder / ".classes.txt.part"
-        aside.write_text("".join(lines), encoding="utf-8")
-        os.replace(aside, self.folder / "classes.txt")
+        with written_aside(self.folder / "classes.txt") as aside:
+            aside.write_text("".join(lines), encoding="utf-8")
         print_log(f"Labels: {self.folder} ({len(results)} files)", logger="current")
         return {}

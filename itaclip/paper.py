@@ -243,6 +243,9 @@ def compare(record: Mapping[str, Any]) -> Comparison:
 
 
 def _other_data(record: Mapping[str, Any], benchmark: str | None) -> Iterator[str]:
+    if record.get("partial"):
+        yield from record["partial"]
+        return
     evaluated, expected = record["data"]["images_evaluated"], expected_images(benchmark)
     if expected is not None and evaluated != expected:
         yield f"{evaluated} images were evaluated, the full split has {expected}"
@@ -266,12 +269,15 @@ def comparison_lines(comparison: Comparison, record: Mapping[str, Any]) -> Seque
     """The few lines that an evaluation ends with."""
     results, data = record["results"], record["data"]
     if comparison.measured is None:
-        return [f"{data['images_evaluated']} images segmented; no score was computed."]
+        partial = "".join(f" Partial: {reason}." for reason in record.get("partial", ()))
+        return [f"{data['images_evaluated']} images segmented; no score was computed.{partial}"]
     title = ", ".join(filter(None, (comparison.benchmark or data["dataset"], comparison.method)))
     lines = [
         title,
         f"  this run: {comparison.measured:.2f} mIoU over {results['valid_classes']} of "
-        f"{len(results['classes'])} classes, {data['images_evaluated']} images",
+        f"{len(results['classes'])} classes, {data['images_evaluated']} images"
+        + " - PARTIAL RESULT"
+        * bool(record.get("partial")),
     ]
     if comparison.published is None:
         why = "the paper has no such row" if comparison.method else "the config names no paper row"

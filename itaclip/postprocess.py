@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import InputError
+from .progress import advance
 
-# Rows are handled in strips of about this many elements, so that no second full-size map is made.
-_STRIP_ELEMENTS = 1 << 22
+# Maps are handled in strips of about this many elements, so that no second full-size map is made:
+# on a CPU what caches hold, on a GPU what makes a launch worth while.
+_STRIP_ELEMENTS = dict(cpu=1 << 18, cuda=1 << 24)
 
 
 def class_scores(logits: Tensor, query_classes: Sequence[int], logit_scale: float) -> Tensor:
@@ -34,9 +36,10 @@ def class_scores(logits: Tensor, query_classes: Sequence[int], logit_scale: floa
     out = flat if classes == queries else flat.new_empty(height * width, classes)
     first = torch.tensor(starts, device=logits.device)
     several = [c for c in range(classes) if stops[c] - starts[c] > 1]
-    step = max(1, _STRIP_ELEMENTS // queries)
+    step = _strip_length(logits, queries)
     for at in range(0, height * width, step):
         strip = (flat[at : at + step] * logit_scale).softmax(dim=-1)
+        advance(strip.numel())
         if classes == queries:
             out[at : at + step] = strip
             continue
@@ -49,7 +52,11 @@ def class_scores(logits: Tensor, query_classes: Sequence[int], logit_scale: floa
 
 def class_areas(scores: Tensor) -> Tensor:
     """Number of pixels (H, W, C) → (C,) where each class has the best score."""
-    return scores.argmax(dim=-1).flatten().bincount(minlength=scores.shape[-1])
+    classes = scores.shape[-1]
+    areas = torch.zeros(classes, dtype=torch.int64, device=scores.device)
+    for strip in _rows(scores):
+        areas += strip.argmax(dim=-1).flatten().bincount(minlength=classes)
+    return areas
 
 
 def small_classes(areas: Tensor, area_thd: float) -> Tensor:
@@ -71,8 +78,12 @@ def label_map(scores: Tensor, prob_thd: float) -> Tensor:
     Returns:
         (H, W) int64.
     """
-    best, labels = scores.max(dim=-1)
-    return labels.masked_fill_(best < prob_thd, 0)
+    labels = scores.new_empty(scores.shape[:2], dtype=torch.int64)
+    rows = _rows(scores)
+    for strip, own in zip(rows, labels.split(len(rows[0])), strict=True):
+        best, own[:] = strip.max(dim=-1)
+        own.masked_fill_(best < prob_thd, 0)
+    return labels
 
 
 def close_labels(labels: Tensor, size: int) -> Tensor:
@@ -85,9 +96,28 @@ def close_labels(labels: Tensor, size: int) -> Tensor:
     def dilate(x: Tensor) -> Tensor:
         return F.max_pool2d(x, kernel_size=size, stride=1, padding=size // 2)
 
-    # fp32 holds integers below 2^24 exactly; pooling pads with -inf.
-    closed = -dilate(-dilate(labels[None].float()))
-    return closed[0].long()
+    height, width = labels.shape
+    reach = 2 * (size // 2)
+    step = max(_strip_length(labels, width), reach, 1)
+    closed = torch.empty_like(labels)
+    for top in range(0, height, step):
+        first, last = max(0, top - reach), top + step + reach
+        # fp32 holds integers below 2^24 exactly; pooling pads with -inf.
+        strip = -dilate(-dilate(labels[None, first:last].float()))
+        own = closed[top : top + step]
+        own.copy_(strip[0, top - first : top - first + len(own)])
+    return closed
+
+
+def _strip_length(tensor: Tensor, each: int) -> int:
+    """How many pieces of ``each`` elements make a strip."""
+    limit = _STRIP_ELEMENTS["cpu" if tensor.device.type == "cpu" else "cuda"]
+    return max(1, limit // max(1, each))
+
+
+def _rows(scores: Tensor) -> tuple[Tensor, ...]:
+    """(H, W, C) in strips of rows."""
+    return scores.split(_strip_length(scores, scores[0].numel()))
 
 
 def check_postprocess(

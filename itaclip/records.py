@@ -12,7 +12,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dist import all_gather_object, get_world_size, is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.evaluation import IoUMetric
 
 from .clip_model import OPENAI_MODELS, SHIPPED_MODELS
 from .errors import InputError
+from .journal import seconds_of, write_through
 from .paper import (
     benchmark_of,
     compare,
@@ -37,11 +39,12 @@ from .paper import (
     shipped_config,
 )
 from .paths import PROJECT_ROOT, resolve_path
+from .record_format import CHECKSUM, check_record, checksum
 
 FORMAT = 1
 FILE_NAME = "record.json"
 # Parts of a config that say where and how a run works, not what it computes.
-_PLACE_KEYS = (
+PLACE_KEYS = (
     "custom_hooks",
     "default_hooks",
     "env_cfg",
@@ -54,94 +57,57 @@ _PACKAGES = ("torch", "mmengine", "mmcv", "mmcv-lite", "mmsegmentation", "openai
 
 
 class RecordHook(Hook):
-    """Collects a run's record, writes it at the end, and says how it compares with the paper.
+    """Completes a run's record, writes it at the end, and says how it compares with the paper.
 
     Args:
-        config: the resolved config, as a plain dict.
-        config_path: the file it came from.
-        command: the command line.
-        options: what ``--cfg-options`` changed.
+        inputs: what :func:`known_inputs` gave before the run.
+        run: the run (:class:`itaclip.runs.Run`).
     """
 
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        config_path: Path,
-        command: str,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.config, self.config_path, self.command = config, Path(config_path), command
-        self.options = dict(options or {})
+    def __init__(self, inputs: Mapping[str, Any], run: Any) -> None:
+        self.inputs, self.run = inputs, run
         self.summary: list[str] = []
         self._areas: _Areas | None = None
-        self._images = 0
 
     def before_test(self, runner: Runner) -> None:
-        """Notes down what will be evaluated, starts the clock and listens to the metric."""
+        """Starts the clock and listens to the metric."""
         metrics = [m for m in runner.test_loop.evaluator.metrics if isinstance(m, IoUMetric)]
         self._areas = _Areas(metrics[0]) if metrics else None
-        self._images = 0
-        if is_main_process():
-            self._begun = self._inputs(runner)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         self._clock = time.perf_counter()
 
-    def _inputs(self, runner: Runner) -> dict[str, Any]:
-        """The part of the record that is known beforehand: hours later, files may be others."""
-        settings = self.config["model"]
-        model = getattr(runner.model, "module", runner.model)
-        return {
-            "format": FORMAT,
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": self.command,
-            "config": config_entry(self.config, self.config_path, self.options),
-            "paper": self.config.get("paper"),
-            "weights": weights_entry(settings),
-            "texts": {
-                "names": file_entry(settings.get("name_path")),
-                "auxiliary": file_entry(settings.get("auxiliary_text_path")),
-            },
-            "data": data_manifest(runner.test_dataloader.dataset),
-            "versions": versions(),
-            "hardware": hardware(),
-            "precision": precision_entry(settings, model),
-        }
-
-    def after_test_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: Sequence | None = None,
-    ) -> None:
-        self._images += len(outputs or ())
-
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Writes the record."""
-        seconds = time.perf_counter() - self._clock
-        images = self._count_images(len(runner.test_dataloader.dataset))
         if not is_main_process():
             return
+        run = self.run
+        entries = list(run.entries.values())
+        earlier = seconds_of(entry for entry in entries if entry.start != run.start)
+        seconds = earlier + time.perf_counter() - self._clock
+        images = len(entries) - len(run.skipped)
+        starts = Counter(entry.start for entry in entries)
         record = {
-            **self._begun,
-            "data": {**self._begun["data"], "images_evaluated": images},
+            **self.inputs,
+            "partial": run.partial_reasons,
+            "data": {
+                **self.inputs["data"],
+                "images_evaluated": images,
+                "images_skipped": run.skipped,
+            },
             "results": self._results(metrics or {}),
             "seconds": round(seconds, 3),
             "seconds_per_image": round(seconds / images, 4) if images else None,
+            "starts": [{"start": start, "images": starts[start]} for start in sorted(starts)],
             "peak_memory": peak_memory(),
         }
         comparison = compare(record)
         record["comparison"] = comparison.as_dict()
-        for folder in dict.fromkeys((Path(runner.log_dir), Path(runner.work_dir))):
+        record = plain(record)
+        record[CHECKSUM] = checksum(record)
+        for folder in (run.folder, Path(runner.work_dir)):
             path = write_record(folder / FILE_NAME, record)
         self.summary = [*comparison_lines(comparison, record), f"record: {path}"]
-
-    def _count_images(self, size: int) -> int:
-        """Images that went into the result; processes may repeat some to fill their share."""
-        gathered = min(sum(all_gather_object(self._images)), size)  # on every process, always
-        scored = self._areas.images if self._areas is not None else 0
-        return scored or gathered
 
     def _results(self, metrics: Mapping[str, float]) -> dict[str, Any]:
         overall = {key.rpartition("/")[2]: round(float(value), 4) for key, value in metrics.items()}
@@ -151,6 +117,41 @@ class RecordHook(Hook):
         return {**results, "valid_classes": valid, "classes": classes}
 
 
+def known_inputs(
+    runner: Runner,
+    settings: Mapping[str, Any],
+    path: Path,
+    command: str,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The part of a record that is known beforehand: hours later, files may be others.
+
+    Args:
+        runner: with its model and test data built.
+        settings: the resolved config, as a plain dict.
+        path: the file it came from.
+        command: the command line.
+        options: what ``--cfg-options`` changed.
+    """
+    model = getattr(runner.model, "module", runner.model)
+    return {
+        "format": FORMAT,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "config": config_entry(settings, path, options),
+        "paper": settings.get("paper"),
+        "weights": weights_entry(settings["model"]),
+        "texts": {
+            "names": file_entry(settings["model"].get("name_path")),
+            "auxiliary": file_entry(settings["model"].get("auxiliary_text_path")),
+        },
+        "data": data_manifest(runner.test_dataloader.dataset),
+        "versions": versions(),
+        "hardware": hardware(),
+        "precision": precision_entry(settings["model"], model),
+    }
+
+
 class _Areas:
     """Reads the areas that mmseg's metric has gathered, whose means are all it gives back.
 
@@ -158,12 +159,10 @@ class _Areas:
     """
 
     def __init__(self, metric: IoUMetric) -> None:
-        self.images = 0
         self._metric, self._areas = metric, None
         compute = metric.compute_metrics
 
         def compute_metrics(results: list) -> dict:
-            self.images = len(results)
             if results:
                 self._areas = list(zip(*results, strict=True))
             return compute(results)
@@ -217,7 +216,7 @@ def config_entry(
 
 def settings_sha256(config: Mapping[str, Any]) -> str:
     """Checksum of a resolved config without work dir, launcher, logs and hooks."""
-    settings = {key: value for key, value in config.items() if key not in _PLACE_KEYS}
+    settings = {key: value for key, value in config.items() if key not in PLACE_KEYS}
     text = json.dumps(plain(settings), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -387,32 +386,23 @@ def plain(value: Any) -> Any:
 
 def write_record(path: Path, record: Mapping[str, Any]) -> Path:
     """Writes a record aside, then renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        text = json.dumps(plain(record), indent=1, ensure_ascii=False, allow_nan=False)
-        aside.write_text(text + "\n", encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return path
+    text = json.dumps(plain(record), indent=1, ensure_ascii=False, allow_nan=False)
+    return write_through(path, (text + "\n").encode())
 
 
 def read_record(path: Path) -> dict[str, Any]:
     """Reads a record.
 
     Raises:
-        InputError: no such file, or no record.
+        InputError: no such file, no record, or one that is damaged.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such record; give a record.json or its folder.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: the record cannot be read ({error}); run again.") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise InputError(f"{path}: expected a record of format {FORMAT}, as eval.py writes it.")
-    missing = {"time", "config", "data", "results", "comparison"} - record.keys()
-    if missing:
-        raise InputError(f"{path}: the record lacks {sorted(missing)[0]!r}; run again.")
+    check_record(record, path)
     return record

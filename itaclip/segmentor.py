@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +14,12 @@ from mmseg.models.segmentors import BaseSegmentor
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
-from tqdm import tqdm
 
 from .clip_model import load_clip
 from .data_preprocessor import CLIPDataPreprocessor
 from .errors import InputError
 from .image_encoder import ImageEncoder
-from .memory import run_in_batches
+from .memory import run_in_batches, trim_memory
 from .paths import resolve_path
 from .postprocess import (
     check_postprocess,
@@ -29,8 +29,9 @@ from .postprocess import (
     label_map,
     small_classes,
 )
+from .progress import advance, extend, progress
 from .recipes import Recipe, resolve_recipe
-from .refinement import pamr, parse_pamr, reach
+from .refinement import pamr, pamr_strips, parse_pamr
 from .sliding_window import (
     WindowAssembler,
     WindowGrid,
@@ -44,10 +45,13 @@ from .text_encoder import TextEncoder, imagenet_templates
 from .views import fuse_features, make_views
 from .vocabulary import Vocabulary, load_vocabulary
 
-# A progress bar within one image appears above this number of windows.
+# A progress bar within one image appears from this number of windows, or of pixels times queries.
 _MANY_WINDOWS = 500
-# Labels without scores are made in strips of about this many pixels times queries (1 GB).
-_STRIP_ELEMENTS = 1 << 28
+_MANY_ELEMENTS = 1 << 29
+# For that bar: about as many elements are refined once in the time of one encoder pass.
+_ELEMENTS_PER_PASS = 10_000_000
+# Labels without scores or refinement are made in strips of this many pixels times queries (64 MB).
+_STRIP_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -230,7 +234,8 @@ class ITACLIPSegmentor(BaseSegmentor):
         """
         image = inputs[0] if inputs.ndim == 4 else inputs
         windows = self._windows(image)
-        rows = list(self._row_features(image, windows))
+        with self._progress(windows):
+            rows = list(self._row_features(image, windows))
         read = self.vocabulary if self.image_encoder.recipe.needs_text else None
         return DenseFeatures(windows, torch.cat(rows), read)
 
@@ -248,11 +253,21 @@ class ITACLIPSegmentor(BaseSegmentor):
             (H, W, Q) fp32.
         """
         windows, rows = self._rows_of(image)
-        assemble = self._assembler(windows, output_size or windows.image_size)
-        return assemble(self._similarities(features) for features in rows)
+        # All windows first: the encoder's memory is free again before the output takes its own.
+        maps = [self._similarities(features) for features in rows]
+        output_size = output_size or windows.image_size
+        large = self._output_elements(output_size) >= _MANY_ELEMENTS
+        if large:
+            trim_memory()
+        logits = self._assembler(windows, output_size)(maps)
+        if large:
+            trim_memory()
+        return logits
 
     def _rows_of(self, image: Tensor | DenseFeatures) -> tuple[WindowGrid, Iterable[Tensor]]:
         """The windows, and the fused features (K, h, w, E) of each row of them."""
+        if not self.vocabulary.num_classes:
+            raise InputError("vocabulary: there are no classes yet; give them by set_vocabulary().")
         if isinstance(image, DenseFeatures):
             if image.vocabulary not in (None, self.vocabulary):
                 raise InputError(
@@ -264,8 +279,6 @@ class ITACLIPSegmentor(BaseSegmentor):
         return windows, self._row_features(image, windows)
 
     def _assembler(self, windows: WindowGrid, output_size: tuple[int, int]) -> WindowAssembler:
-        if not self.vocabulary.num_classes:
-            raise InputError("vocabulary: there are no classes yet; give them by set_vocabulary().")
         patches = self.image_encoder.grid(windows.window)
         return WindowAssembler(windows, patches, output_size, self.text_features.device)
 
@@ -287,15 +300,32 @@ class ITACLIPSegmentor(BaseSegmentor):
             bytes_each=len(self.views) * self.image_encoder.bytes_per_pass(windows.window),
             passes_each=len(self.views),
         )
-        bar = tqdm(
-            batches, desc="windows", total=len(windows), disable=len(windows) < _MANY_WINDOWS
-        )
         per_row, waiting = len(windows.lefts), []
-        for features in bar:
+        for features in batches:
+            advance(self._window_work())
             waiting.append(features)
             if len(waiting) == per_row:
                 yield torch.stack(waiting)
                 waiting = []
+
+    def _window_work(self) -> int:
+        return len(self.views) * _ELEMENTS_PER_PASS
+
+    def _progress(
+        self, windows: WindowGrid | None, output_size: tuple[int, int] = (0, 0)
+    ) -> AbstractContextManager[None]:
+        """The bar over one image's windows, if any are to be encoded, and output, if many."""
+        count = 0 if windows is None else len(windows)
+        many = count >= _MANY_WINDOWS or self._output_elements(output_size) >= _MANY_ELEMENTS
+        return progress(count * self._window_work() + self._output_work(output_size), many)
+
+    def _output_elements(self, size: tuple[int, int]) -> int:
+        return size[0] * size[1] * len(self.text_features)
+
+    def _output_work(self, size: tuple[int, int]) -> int:
+        """Iterations and softmax."""
+        iterations = self.pamr["num_iter"] if self.pamr else 0
+        return self._output_elements(size) * (1 + iterations)
 
     def _window_features(self, crops: Sequence[Tensor]) -> Tensor:
         """Fused features (B, h, w, E) of windows [(3, H, W)] * B."""
@@ -333,7 +363,7 @@ class ITACLIPSegmentor(BaseSegmentor):
         scores = self._class_scores(logits, self._guide(guide, tuple(logits.shape[:2])))
         if self.area_thd is not None:
             with stage("post-processing"):
-                scores[..., small_classes(class_areas(scores), self.area_thd)] = 0
+                scores.index_fill_(-1, small_classes(class_areas(scores), self.area_thd), 0)
         return scores
 
     def _guide(self, image: Tensor, size: tuple[int, int]) -> Tensor | None:
@@ -346,8 +376,9 @@ class ITACLIPSegmentor(BaseSegmentor):
     def _class_scores(self, logits: Tensor, guide: Tensor | None) -> Tensor:
         """Refinement, softmax and grouping: (H, W, Q), overwritten, and (3, H, W) → (H, W, C)."""
         if self.pamr is not None:
-            with stage("refinement"):
-                logits = pamr(logits, guide, **self.pamr)
+            logits = pamr(logits, guide, **self.pamr)
+            if logits.numel() >= _MANY_ELEMENTS:
+                trim_memory()
         with stage("post-processing"):
             return class_scores(logits, self.vocabulary.query_classes, self.logit_scale)
 
@@ -357,9 +388,8 @@ class ITACLIPSegmentor(BaseSegmentor):
     ) -> Tensor:
         """Labels (H, W) of one image without ever holding all its scores.
 
-        The output is made in strips of rows, each with as many rows around it as refinement can
-        reach, so that the labels are those of :meth:`scores`. With the area rule, strips are made
-        twice where a class is left out.
+        The output is made in strips of rows, so that the labels are those of :meth:`scores`. With
+        the area rule, strips are made twice where a class is left out.
 
         Args:
             image: (3, H', W') CLIP-normalised, or what :meth:`extract_feat` made of it.
@@ -367,28 +397,28 @@ class ITACLIPSegmentor(BaseSegmentor):
             guide: (3, H', W'), the normalised image that refinement follows.
         """
         windows, rows = self._rows_of(image)
-        assemble = self._assembler(windows, output_size)
         maps = [self._similarities(features) for features in rows]
+        assemble = self._assembler(windows, output_size)
         guide = self._guide(guide, output_size)
-        halo = reach(**self.pamr) if self.pamr else 0
-        height, width = output_size
-        step = max(_STRIP_ELEMENTS // (width * len(self.text_features)), halo, 1)
+        (height, width), queries = output_size, len(self.text_features)
+        step = max(1, _STRIP_ELEMENTS // (width * queries))
 
         def strips() -> Iterator[Tensor]:
-            for top in range(0, height, step):
-                bottom = min(top + step, height)
-                first, last = max(0, top - halo), min(height, bottom + halo)
-                logits = assemble(maps, (first, last))
-                own_guide = None if guide is None else guide[:, first:last]
-                scores = self._class_scores(logits, own_guide)
-                yield scores[top - first : bottom - first]
-                del logits, scores  # before the next strip is made
+            strip = assemble.strips(maps)
+            if self.pamr is not None:
+                logits = pamr_strips(strip, queries, guide, **self.pamr)
+            else:
+                logits = (strip(top, min(top + step, height)) for top in range(0, height, step))
+            for own in logits:
+                with stage("post-processing"):
+                    own = class_scores(own, self.vocabulary.query_classes, self.logit_scale)
+                yield own
 
         def sweep(left_out: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
             parts, areas = [], 0
             for scores in strips():
                 if left_out is not None:
-                    scores[..., left_out] = 0
+                    scores.index_fill_(-1, left_out, 0)
                 elif self.area_thd is not None:
                     areas = areas + class_areas(scores)
                 parts.append(label_map(scores, self.prob_thd))
@@ -397,6 +427,7 @@ class ITACLIPSegmentor(BaseSegmentor):
 
         labels, areas = sweep()
         if self.area_thd is not None and len(left_out := small_classes(areas, self.area_thd)):
+            extend(self._output_work(output_size))
             labels, _ = sweep(left_out)
         return labels
 
@@ -418,12 +449,14 @@ class ITACLIPSegmentor(BaseSegmentor):
             Labels (H, W), closed, and scores (H, W, C), None without ``return_scores``.
         """
         source, scores = image if features is None else features, None
-        if self.return_scores:
-            scores = self.scores(self.query_logits(source, output_size), image)
-            with stage("post-processing"):
-                labels = label_map(scores, self.prob_thd)
-        else:
-            labels = self.labels(source, output_size, image)
+        windows = self._windows(image) if features is None else None
+        with self._progress(windows, output_size):
+            if self.return_scores:
+                scores = self.scores(self.query_logits(source, output_size), image)
+                with stage("post-processing"):
+                    labels = label_map(scores, self.prob_thd)
+            else:
+                labels = self.labels(source, output_size, image)
         if self.label_closing:
             with stage("post-processing"):
                 labels = close_labels(labels, self.label_closing)

@@ -9,7 +9,7 @@ windows after the other is added into the output: the cost grows linearly with t
 Shapes: H, W pixels; h, w patches of a window; R, K rows and columns of windows; Q channels (last).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -128,32 +128,65 @@ class WindowAssembler:
         axes = zip(starts, grid.window, patches, grid.image_size, output_size, strict=True)
         self._rows, self._columns = (_axis_operators(*axis, device) for axis in axes)
 
-    def __call__(self, maps: Iterable[Tensor], rows: tuple[int, int] | None = None) -> Tensor:
-        """The assembled map, or a strip of it.
+    def __call__(self, maps: Iterable[Tensor]) -> Tensor:
+        """The assembled map (H, W, Q).
 
         Args:
             maps: for each row of windows, in order, the maps (K, h, w, Q) of its windows.
-            rows: first row and last row + 1 of the output; None takes all.
+        """
+        result = None
+        for operator, own in zip(self._rows, maps, strict=True):
+            if result is None:
+                result = own.new_zeros(*self.output_size, own.shape[-1])
+            self._add(result, 0, operator, self._over_columns(own))
+        return result
+
+    def strips(self, maps: Sequence[Tensor]) -> Callable[[int, int], Tensor]:
+        """The assembled map in strips, to be asked for from top to bottom.
+
+        The rows of windows that reach into a strip are kept, upsampled to the output's columns, for
+        the next one.
+
+        Args:
+            maps: for each row of windows, in order, the maps (K, h, w, Q) of its windows.
 
         Returns:
-            (H, W, Q).
+            A function of a first row and a last row + 1 that gives (rows, W, Q).
         """
-        first, last = rows or (0, self.output_size[0])
-        result = None
-        for (start, stop, operator), own in zip(self._rows, maps, strict=True):
-            if result is None:
-                result = own.new_zeros(last - first, self.output_size[1], own.shape[-1])
-                strip = own.new_empty(own.shape[1], *result.shape[1:])  # h, W, Q
-            top, bottom = max(start, first), min(stop, last)
-            if top >= bottom:
-                continue
+        kept: dict[int, Tensor] = {}
+
+        def strip(first: int, last: int) -> Tensor:
+            result = maps[0].new_zeros(last - first, self.output_size[1], maps[0].shape[-1])
+            for i, operator in enumerate(self._rows):
+                start, stop, _ = operator
+                if stop <= first:
+                    kept.pop(i, None)
+                elif start < last:
+                    if i not in kept:
+                        kept[i] = self._over_columns(maps[i])
+                    self._add(result, first, operator, kept[i])
+            return result
+
+        return strip
+
+    def _over_columns(self, own: Tensor) -> Tensor:
+        """One row of windows (K, h, w, Q), put together along the columns: (h, W, Q)."""
+        with stage("upsampling"):
+            spread = own.new_zeros(own.shape[1], self.output_size[1], own.shape[-1])
+            for (left, right, columns), window in zip(self._columns, own, strict=True):
+                spread[:, left:right] += columns @ window  # (W', w) @ (h, w, Q)
+        return spread
+
+    def _add(
+        self, result: Tensor, first: int, operator: tuple[int, int, Tensor], spread: Tensor
+    ) -> None:
+        """Adds a row of windows (h, W, Q) to the rows of the output from ``first`` on."""
+        start, stop, weights = operator
+        top, bottom = max(start, first), min(stop, first + len(result))
+        if top < bottom:
             with stage("upsampling"):
-                strip.zero_()
-                for (left, right, columns), window in zip(self._columns, own, strict=True):
-                    strip[:, left:right] += columns @ window  # (W', w) @ (h, w, Q)
                 target = result[top - first : bottom - first].flatten(1)
-                target.addmm_(operator[top - start : bottom - start], strip.flatten(1))
-        return result
+                target.addmm_(weights[top - start : bottom - start], spread.flatten(1))
 
 
 def _axis_operators(

@@ -1,8 +1,11 @@
 """Text features of earlier runs, on disk.
 
 One safetensors file per list of texts, named by a hash of code version, weights, templates and
-texts, so that no entry can be stale. Files are written aside and renamed: safe against a crash and
+texts, so that no entry can be stale. A file holds its name and a checksum of its values, so that a
+damaged or exchanged one is noticed. Files are written aside and renamed: safe against a crash and
 against two processes at once. The folder is bounded in size; the longest unused entries go first.
+
+A cache that cannot be used never stops a run: this is said, once, and the features are made anew.
 """
 
 import hashlib
@@ -13,12 +16,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 MAX_BYTES = 256 << 20
+# Raise when the files' layout changes: earlier entries are then never found.
+_FORMAT = 2
 
 
 def default_folder() -> Path:
@@ -40,23 +46,25 @@ class TextCache:
     def __init__(self, folder: Path | None = None, max_bytes: int = MAX_BYTES) -> None:
         self.folder = (folder or default_folder()) / "text"
         self.max_bytes = max_bytes
+        self._said: set[str] = set()
 
     @staticmethod
     def key(version: int, weights: str, templates: Sequence[str], texts: Sequence[str]) -> str:
         """The name of an entry: a sha256 of all that its features depend on."""
-        content = json.dumps([version, weights, list(templates), list(texts)])
+        content = json.dumps([_FORMAT, version, weights, list(templates), list(texts)])
         return hashlib.sha256(content.encode()).hexdigest()
 
     def load(self, key: str, shape: tuple[int, int]) -> Tensor | None:
         """The features under ``key``, or None. A damaged entry is named, removed and made anew."""
         path = self._path(key)
         try:
-            features = safetensors.torch.load_file(path)["features"]
-            if features.shape != shape or not torch.isfinite(features).all():
-                raise ValueError("unexpected content")
+            features = self._read(path, key, shape)
         except FileNotFoundError:
             return None
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except OSError as error:
+            self._warn(f"{path.name} cannot be read ({error.strerror or error}), so it is not used")
+            return None
+        except (SafetensorError, KeyError, ValueError, RuntimeError, MemoryError) as error:
             self._warn(f"the damaged entry {path.name} is made anew ({error})")
             self._remove(path)
             return None
@@ -66,6 +74,19 @@ class TextCache:
             pass  # a read-only cache still serves
         return features
 
+    @staticmethod
+    def _read(path: Path, key: str, shape: tuple[int, int]) -> Tensor:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            features = file.get_tensor("features")
+        if metadata.get("key") != key:
+            raise ValueError("it belongs to other texts")
+        if features.shape != shape or features.dtype != torch.float32:
+            raise ValueError(f"it holds {tuple(features.shape)} values instead of {shape}")
+        if metadata.get("sha256") != _sha256(features):
+            raise ValueError("its checksum differs")
+        return features
+
     def store(self, key: str, features: Tensor) -> None:
         """Keeps features under ``key``; a folder that cannot be written is named and left alone."""
         try:
@@ -73,7 +94,9 @@ class TextCache:
             handle, aside = tempfile.mkstemp(dir=self.folder, suffix=".part")
             os.close(handle)
             try:
-                safetensors.torch.save_file({"features": features.cpu().contiguous()}, aside)
+                features = features.float().cpu().contiguous()
+                metadata = {"key": key, "sha256": _sha256(features)}
+                safetensors.torch.save_file({"features": features}, aside, metadata)
                 os.replace(aside, self._path(key))
             except BaseException:
                 self._remove(Path(aside))
@@ -122,4 +145,11 @@ class TextCache:
             pass  # tidying up must not stop a run
 
     def _warn(self, message: str) -> None:
+        if message in self._said:
+            return
+        self._said.add(message)
         print(f"text cache {self.folder}: {message}", file=sys.stderr)
+
+
+def _sha256(features: Tensor) -> str:
+    return hashlib.sha256(features.numpy().tobytes()).hexdigest()

@@ -20,7 +20,7 @@ from .clip_model import clip_module
 from .errors import InputError
 from .text_cache import TextCache
 from .tower import add_attention, add_feed_forward, block_projections
-from .vocabulary import Vocabulary
+from .vocabulary import Vocabulary, shortened
 
 # Tokens in one batch; larger ones are no faster on a CPU and only cost memory.
 _BATCH_TOKENS = 4096
@@ -76,7 +76,7 @@ class TextEncoder(nn.Module):
             tokens = self.tokenize(prompt)
             if len(tokens) > self.context_length:
                 raise InputError(
-                    f"text: {prompt!r} has {len(tokens)} tokens, but CLIP reads at most "
+                    f"text: {shortened(prompt)!r} has {len(tokens)} tokens, but CLIP reads at most "
                     f"{self.context_length}; shorten it."
                 )
             by_length[len(tokens)].append((index, tokens))
@@ -186,7 +186,8 @@ class TextEncoder(nn.Module):
             (Q, E).
 
         Raises:
-            InputError: a name or text that is too long in a template, with its file and line.
+            InputError: a name or text that is too long in a template, that is nothing to CLIP, or
+                that holds CLIP's marks of start and end, with its file and line.
         """
         self._check_lengths(vocabulary, templates)
         auxiliary = [vocabulary.auxiliary_texts[c] for c in vocabulary.query_classes]
@@ -200,16 +201,28 @@ class TextEncoder(nn.Module):
 
     def _check_lengths(self, vocabulary: Vocabulary, templates: Sequence[str]) -> None:
         """Every text must fit into the longest template."""
+        start_and_end = {*self.tokenize("")}
         around = max(len(self.tokenize(template.format(""))) for template in templates)
 
         def check(text: str, source: str | None, what: str) -> None:
-            if around + len(self.tokenize(text)) <= self.context_length - _MARGIN:
+            inner = self.tokenize(text)[1:-1]
+            if not inner:
+                raise InputError(
+                    f"{source}: nothing is left of the {what} {text!r} when CLIP reads it; write "
+                    "it in letters."
+                )
+            if not start_and_end.isdisjoint(inner):
+                raise InputError(
+                    f"{source}: the {what} {shortened(text)!r} holds a mark by which CLIP knows "
+                    "the start or end of a text; delete it."
+                )
+            if around + len(inner) + 2 <= self.context_length - _MARGIN:
                 return  # certainly short enough; near the limit the exact count decides
             longest = max(templates, key=lambda t: len(self.tokenize(t.format(text))))
             count = len(self.tokenize(longest.format(text)))
             if count > self.context_length:
                 raise InputError(
-                    f"{source}: the {what} {text!r} has {count} tokens in the template "
+                    f"{source}: the {what} {shortened(text)!r} has {count} tokens in the template "
                     f"{longest!r}, but CLIP reads at most {self.context_length}; shorten it."
                 )
 

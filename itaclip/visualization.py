@@ -1,7 +1,6 @@
 """Pictures of label maps: overlays, legends, contact sheets. Images are uint8 RGB (H, W, 3)."""
 
 import colorsys
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .errors import InputError
+from .paths import written_aside
 
 _MARGIN, _FONT_SIZE, _IGNORED = 8, 13, 255
 _MAX_LEGEND = 24
@@ -128,12 +128,7 @@ def picture_format(path: Path) -> str:
 
 def save_picture(path: Path, picture: np.ndarray | Image.Image, format: str = "PNG") -> Path:
     """Writes a picture, also of labels (H, W), aside and then renames it; returns its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-        image.save(aside, format=format, quality=90)  # PNG has none and ignores it
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    with written_aside(path) as aside:
+        image.save(aside, format=format, quality=90)  # PNG has no quality and ignores it
     return path

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ ClassNames = tuple[tuple[str, ...], ...]
 AuxiliaryEntries = dict[str, tuple[str, int]]
 
 SEPARATOR = ">="  # between an auxiliary line's key and its text
+_MAX_BYTES = 64 << 20  # of a file; a million classes have less
+_MAX_CHARACTERS = 2000  # of a name or text; CLIP's 77 tokens are some hundred
 _MAX_REPORTED = 12  # problems named one by one in a single error
 _LOOSE = str.maketrans("", "", " -_'’")  # what a loose comparison of names leaves out
 _JOINERS = "\u200c\u200d"  # format characters that some scripts need inside a word
@@ -227,8 +230,13 @@ def load_vocabulary(
 
 
 def normalise_name(name: str) -> str:
-    """The form in which names are compared: lower case, single spaces, as CLIP reads them."""
-    return " ".join(name.split()).lower()
+    """The form in which names are compared: lower case, single spaces, accents composed (NFC)."""
+    return unicodedata.normalize("NFC", " ".join(name.split()).lower())
+
+
+def shortened(text: str, limit: int = 60) -> str:
+    """A text for a message: at most ``limit`` characters."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 # ---- reading -----------------------------------------------------------------------------------
@@ -237,12 +245,18 @@ def normalise_name(name: str) -> str:
 def _read_lines(path: str | Path) -> list[str]:
     """The lines of a UTF-8 file with or without BOM and with any line ends."""
     try:
-        raw = Path(path).read_bytes()
+        size = os.path.getsize(path)
+        raw = Path(path).read_bytes() if size <= _MAX_BYTES else b""
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be read ({reason}).") from None
+    if size > _MAX_BYTES:
+        raise InputError(
+            f"{path}: has {size / 1e6:.0f} MB, but a text file of names has less than "
+            f"{_MAX_BYTES / 1e6:.0f} MB. Give another file."
+        )
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -271,6 +285,14 @@ def _numbered(lines: Iterable[str], source: str) -> list[tuple[str, str]]:
                 "an entry. Delete the blank line."
             )
     return [(f"{source}:{number}", line) for number, line in enumerate(stripped, start=1)]
+
+
+def _refuse_oversized(text: str, place: str) -> None:
+    if len(text) > _MAX_CHARACTERS:
+        raise InputError(
+            f"{place}: {shortened(text)!r} has {len(text)} characters, but CLIP reads at most 77 "
+            f"tokens, and {_MAX_CHARACTERS} characters never fit. Shorten it."
+        )
 
 
 def _refuse_control_characters(text: str, place: str, allowed: str = "") -> None:
@@ -327,6 +349,7 @@ def _parse_names(
                     f"{place}: name {position} of {len(names)} is empty. Expected names separated "
                     "by single commas; delete the comma too many."
                 )
+            _refuse_oversized(name, place)
             compared = normalise_name(name)
             other, other_place = first_seen.get(compared, (None, ""))
             if other == index:
@@ -387,7 +410,7 @@ def _parse_entries(lines: Iterable[str], source: str) -> dict[str, tuple[str, st
         if not separator:
             raise InputError(
                 f"{place}: expected 'name {SEPARATOR} text', but there is no '{SEPARATOR}' in "
-                f"{_shortened(line)!r}."
+                f"{shortened(line)!r}."
             )
         if tail.strip():
             raise InputError(
@@ -406,8 +429,9 @@ def _checked_entry(key: object, text: object, place: str) -> tuple[str, str]:
         raise InputError(
             f"{place}: expected a class name and its text, but got {key!r} and {text!r}."
         )
-    _refuse_control_characters(key, place, allowed="\t")
-    _refuse_control_characters(text, place, allowed="\t")
+    for part in (key, text):
+        _refuse_oversized(part, place)
+        _refuse_control_characters(part, place, allowed="\t")
     key, text = " ".join(key.split()), " ".join(text.split())
     for value, what in ((key, "class name is missing before"), (text, "text is missing after")):
         if not value:
@@ -561,7 +585,3 @@ def _mismatches(
                 f"Add a line '{name} {SEPARATOR} ...' to {source}."
             )
     return problems
-
-
-def _shortened(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."

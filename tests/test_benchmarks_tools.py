@@ -156,6 +156,16 @@ def test_scaling_runs_renders_and_plots(config, tiny_clip_path, tmp_path, capsys
     assert capsys.readouterr().out == printed
 
 
+def test_the_large_picture_with_and_without_scores(config, tiny_clip_path, tmp_path, in_process):
+    out = tmp_path / "large.json"
+    common = ["--config", config, "--clip-model", tiny_clip_path, "--large", "--small"]
+    scaling.main([*common, "--out", str(out)])
+    scores, labels = json.loads(out.read_text())["large"]
+    assert scores["result_bytes"] == 4 * 200 * 300 * 7
+    assert labels["result_bytes"] == 0
+    assert "refinement" in labels["stages"]
+
+
 def test_committed_results_render():
     folder = Path(report.__file__).parent / "results"
     for path in folder.glob("*.json"):

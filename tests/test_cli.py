@@ -96,6 +96,24 @@ def test_json_alone_on_stdout(segment, folder):
     assert not (folder / "one_segmented.png").exists()
 
 
+def test_an_interrupted_run_keeps_what_was_found(segment, folder, monkeypatch):
+    from itaclip import Segmenter
+
+    whole = Segmenter.segment
+    count = iter(range(9))
+
+    def interrupted(*args, **kwargs):
+        if next(count) == 1:
+            raise KeyboardInterrupt
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(Segmenter, "segment", interrupted)
+    code, _, err = segment("*.*g", "--classes", CLASSES, "--json", "areas.json")
+    assert code == 130 and "interrupted" in err
+    entries = json.loads((folder / "areas.json").read_text())
+    assert [entry["image"] for entry in entries] == ["bad.png", "one.png"]
+
+
 def test_words_from_a_file_and_common_surroundings(segment, folder):
     (folder / "names.txt").write_text("cat, kitten\nboat\n")
     arguments = ["one.png", "--class-file", "names.txt", "--surroundings", "--json"]
@@ -125,6 +143,7 @@ def test_a_config_brings_its_classes(capsys, folder):
         (["one.png", "--classes", CLASSES, "--out", "one.png"], "would replace the picture"),
         ([".", "--classes", CLASSES, "--mask", "."], "would replace the picture"),
         (["one.png", "--classes", CLASSES, "--out", "a.bmp"], "ends in .png"),
+        (["one.png", "--classes", CLASSES, "--out", "two.jpg/a.png"], "two.jpg/a.png: cannot be"),
         (["one.png", "--classes", CLASSES, "--mask", "a.jpg"], "--mask: a.jpg"),
         (["one.png", "--classes", CLASSES, "--out", "a.png", "--mask", "a.png"], "also given"),
         (["--classes", CLASSES, "two.jpg", "--json", "one.png"], "ends in .json"),

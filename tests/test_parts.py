@@ -1,5 +1,7 @@
 """Views, windows, refinement and post-processing, each against its formula or a law."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from itaclip.postprocess import (
     label_map,
     small_classes,
 )
-from itaclip.refinement import pamr, pamr_weights
+from itaclip.refinement import pamr, pamr_strips, pamr_weights
 from itaclip.sliding_window import WindowAssembler, sliding_windows, whole_image
 from itaclip.views import gaussian_blur, grayscale, make_views
 
@@ -92,8 +94,9 @@ def test_accumulation_equals_upsample_sum_divide_resize(output):
     expected = reference.upsample(total / count, output)
     assemble = WindowAssembler(grid, (2, 3), output)
     torch.testing.assert_close(assemble(maps).permute(2, 0, 1), expected, atol=1e-5, rtol=0)
-    middle = (output[0] // 3, output[0] - 1)
-    torch.testing.assert_close(assemble(maps, middle), assemble(maps)[slice(*middle)])
+    strip, edges = assemble.strips(maps), [0, output[0] // 3, output[0] - 1, output[0]]
+    strips = [strip(*rows) for rows in itertools.pairwise(edges)]
+    torch.testing.assert_close(torch.cat(strips), assemble(maps))
 
 
 def test_whole_mode_is_one_upsampling_and_one_resize():
@@ -107,26 +110,86 @@ def test_whole_mode_is_one_upsampling_and_one_resize():
 # ---- refinement ---------------------------------------------------------------------------------
 
 
+def in_strips(logits, guide, num_iter, dilations):
+    """PAMR of strips that are made one after the other and thrown away."""
+    last = 0
+
+    def strip(first, stop):
+        nonlocal last
+        assert first == last, "strips come from top to bottom"
+        last = stop
+        return logits[first:stop].clone()
+
+    return torch.cat(list(pamr_strips(strip, logits.shape[-1], guide, num_iter, dilations)))
+
+
+@pytest.fixture(params=[None, 1], ids=["large tiles", "small tiles"])
+def tiles(request, monkeypatch):
+    """Small pictures make one band; with tiny tiles, bands are as low as the dilation allows."""
+    if request.param:
+        tile, waiting = dict(cpu=200, cuda=200), dict(cpu=5000, cuda=5000)
+        monkeypatch.setattr("itaclip.refinement._TILE_ELEMENTS", tile)
+        monkeypatch.setattr("itaclip.refinement._WAITING_ELEMENTS", waiting)
+
+
+@pytest.mark.parametrize("refine", [pamr, in_strips])
 @pytest.mark.parametrize(
     ("size", "dilations", "iterations"),
-    [((37, 53), (8, 16), 10), ((11, 13), (8, 16), 3), ((19, 7), (1, 2, 4), 5), ((1, 9), (3,), 2)],
+    [
+        ((37, 53), (8, 16), 10),
+        ((11, 13), (8, 16), 3),
+        ((19, 7), (1, 2, 4), 5),
+        ((97, 11), (2, 3), 4),
+        ((1, 9), (3,), 2),
+        ((17, 1), (2, 5), 3),
+        ((1, 1), (8, 16), 2),
+        ((32, 31), (16,), 2),  # bands end where the picture does
+    ],
 )
-def test_pamr_equals_its_formula(size, dilations, iterations):
+def test_pamr_equals_its_formula(size, dilations, iterations, refine, tiles):
     guide, logits = random(3, *size), random(5, *size, seed=1)
     guide[:, : size[0] // 2, : size[1] // 2] = 0.3  # a flat region: no deviation at all
     expected = reference.pamr(logits, guide, iterations, dilations)
-    found = pamr(logits.permute(1, 2, 0).clone(), guide, iterations, dilations)
+    given = logits.permute(1, 2, 0).contiguous()
+    found = refine(given, guide, iterations, dilations)
     torch.testing.assert_close(found.permute(2, 0, 1), expected, atol=1e-5, rtol=0)
+    assert refine is in_strips or found.data_ptr() == given.data_ptr()
 
 
-def test_pamr_keeps_constants_and_chunks_agree(monkeypatch):
+def test_the_division_of_pamr_changes_no_bit(monkeypatch):
+    guide, logits = random(3, 53, 29), random(53, 29, 7, seed=1)
+    whole = pamr(logits.clone(), guide, 6, (2, 3))
+    for tile, waiting in ((1, 1), (29 * 7 * 3, 1), (29 * 7 * 6, 29 * 7 * 12), (90, 1 << 20)):
+        monkeypatch.setattr("itaclip.refinement._TILE_ELEMENTS", dict(cpu=tile))
+        monkeypatch.setattr("itaclip.refinement._WAITING_ELEMENTS", dict(cpu=waiting))
+        assert torch.equal(pamr(logits.clone(), guide, 6, (2, 3)), whole)
+        assert torch.equal(in_strips(logits, guide, 6, (2, 3)), whole)
+
+
+def test_pamr_of_other_layouts_and_types(tiles):
+    guide, logits = random(3, 23, 29), random(23, 29, 7, seed=1)
+    expected = pamr(logits.clone(), guide, 4, (2, 3))
+    channels_first = logits.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    part = torch.zeros(30, 40, 9)[3:26, 5:34, 1:8].copy_(logits)
+    for given in (channels_first, part):
+        assert not given.is_contiguous()
+        assert pamr(given, guide, 4, (2, 3)) is given
+        assert torch.equal(given, expected)
+    turned = guide.permute(2, 1, 0).contiguous().permute(2, 1, 0)
+    assert torch.equal(pamr(logits.clone(), turned, 4, (2, 3)), expected)
+    for dtype, tolerance in ((torch.float64, 1e-5), (torch.bfloat16, 0.1), (torch.float16, 0.01)):
+        found = pamr(logits.to(dtype), guide, 4, (2, 3))
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), expected, atol=tolerance, rtol=0)
+
+
+def test_pamr_keeps_constants(tiles):
     guide, logits = random(3, 23, 29), random(23, 29, 7, seed=1)
     torch.testing.assert_close(pamr_weights(guide, (8, 16)).sum(-1), torch.ones(23 * 29))
     assert (pamr(torch.full((23, 29, 2), 4.0), guide, 10, (8, 16)) - 4).abs().max() < 1e-5
-    whole = pamr(logits.clone(), guide, 4, (2, 3))
-    monkeypatch.setattr("itaclip.refinement._CHUNK_ELEMENTS", 23 * 29 * 3)
-    torch.testing.assert_close(pamr(logits.clone(), guide, 4, (2, 3)), whole)
     assert torch.equal(pamr(logits.clone(), guide, 0, (2, 3)), logits)
+    assert torch.equal(in_strips(logits, guide, 0, (2, 3)), logits)
+    assert pamr(torch.empty(23, 29, 0), guide, 4, (2, 3)).shape == (23, 29, 0)
 
 
 # ---- post-processing ----------------------------------------------------------------------------
@@ -136,12 +199,14 @@ def test_pamr_keeps_constants_and_chunks_agree(monkeypatch):
 def test_scores_equal_softmax_and_grouped_maximum(classes, monkeypatch):
     logits = random(len(classes), 13, 17)
     expected = reference.class_scores(logits, classes, 7.0)
-    monkeypatch.setattr("itaclip.postprocess._STRIP_ELEMENTS", 100)
+    monkeypatch.setattr("itaclip.postprocess._STRIP_ELEMENTS", dict(cpu=100))
     found = class_scores(logits.permute(1, 2, 0).contiguous(), classes, 7.0)
     torch.testing.assert_close(found.permute(2, 0, 1), expected)
 
 
-def test_small_classes_are_found():
+@pytest.mark.parametrize("strip", [1, 10 * 4 * 3, 1 << 20])
+def test_small_classes_are_found(strip, monkeypatch):
+    monkeypatch.setattr("itaclip.postprocess._STRIP_ELEMENTS", dict(cpu=strip))
     scores = torch.full((10, 10, 4), 0.1)
     scores[:, :5, 0] = 0.9  # 50 pixels of background, which never counts
     scores[:, 5:, 1] = 0.8  # 45
@@ -152,6 +217,14 @@ def test_small_classes_are_found():
     assert small_classes(areas, 0.0999).tolist() == [3]
 
 
+def test_labels_are_those_of_the_best_scores(monkeypatch):
+    monkeypatch.setattr("itaclip.postprocess._STRIP_ELEMENTS", dict(cpu=13 * 5 * 3))
+    scores = random(17, 13, 5)
+    scores[4, 5] = 3.0  # all equal
+    assert torch.equal(label_map(scores, -9), scores.argmax(-1))
+    assert label_map(scores, -9)[4, 5] == 0
+
+
 def test_unsure_pixels_become_class_0():
     scores = torch.tensor([[[0.2, 0.7], [0.2, 0.3]]])
     assert label_map(scores, 0.5).tolist() == [[1, 0]]
@@ -159,7 +232,9 @@ def test_unsure_pixels_become_class_0():
 
 
 @pytest.mark.parametrize("size", [3, 5])
-def test_closing_equals_opencv_and_the_pixel_loop(size):
+@pytest.mark.parametrize("strip", [1, 31 * 9, 1 << 20])
+def test_closing_equals_opencv_and_the_pixel_loop(size, strip, monkeypatch):
+    monkeypatch.setattr("itaclip.postprocess._STRIP_ELEMENTS", dict(cpu=strip))
     labels = torch.from_numpy(np.random.default_rng(0).integers(0, 200, (23, 31)))
     kernel = np.ones((size, size), np.uint8)
     opencv = cv2.morphologyEx(labels.numpy().astype(np.uint8), cv2.MORPH_CLOSE, kernel)

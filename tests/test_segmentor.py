@@ -5,6 +5,7 @@ import reference
 import torch
 from conftest import bgr_image, normalised
 from mmseg.structures import SegDataSample
+from tqdm import tqdm
 
 from itaclip import InputError, ITACLIPSegmentor, Vocabulary
 
@@ -199,11 +200,35 @@ def test_labels_in_strips_equal_labels_of_scores(pamr, area_thd, tiny_clip_path,
     image, size = bgr_image(83, 97), (119, 131)
     whole = run(build(tiny_clip_path, **settings), [image], [size])[0]
     monkeypatch.setattr("itaclip.segmentor._STRIP_ELEMENTS", 131 * 7 * 20)
+    monkeypatch.setattr("itaclip.refinement._TILE_ELEMENTS", dict(cpu=131 * 7 * 20))
     strips = run(build(tiny_clip_path, return_scores=False, **settings), [image], [size])[0]
     assert "seg_logits" not in strips
     assert len(whole.pred_sem_seg.data.unique()) > 1
     same = (strips.pred_sem_seg.data == whole.pred_sem_seg.data).float().mean()
     assert same > 0.999
+
+
+@pytest.mark.parametrize("scores", [True, False])
+@pytest.mark.parametrize("many", [None, "windows", "elements"])
+def test_one_bar_over_heavy_images_alone(many, scores, tiny_clip_path, monkeypatch, capsys):
+    totals = []
+
+    class Bar(tqdm):
+        def close(self):
+            if not self.disable:
+                totals.append((self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr("itaclip.progress.tqdm", Bar)
+    if many:
+        monkeypatch.setattr(f"itaclip.segmentor._MANY_{many.upper()}", 4)
+    settings = dict(pamr=dict(num_iter=3, dilations=(2, 4)), image_engineering_weight=0.7)
+    model = build(tiny_clip_path, return_scores=scores, area_thd=0.4, logit_scale=60, **settings)
+    run(model, [bgr_image(83, 97)])
+    printed = capsys.readouterr().err
+    assert len(totals) == (1 if many else 0), "one bar, or none"
+    assert ("image:" in printed) == bool(many)
+    assert all(done == total for done, total in totals)
 
 
 def test_more_than_255_classes(tiny_clip_path):

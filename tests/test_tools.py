@@ -11,6 +11,7 @@ import compare_recipes
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from itaclip import InputError
 from itaclip.evaluation import load_config, parse_arguments
 
 
@@ -48,3 +49,12 @@ def test_cells_equal_an_evaluation(small_config, tmp_path, monkeypatch, capsys):
         command = ["--config", str(small_config), "--work-dir", str(tmp_path / "run"), *options]
         metrics = Runner.from_cfg(load_config(parse_arguments(command))).test()
         assert metrics["mIoU"] == pytest.approx(cells[column], abs=0.02)
+
+
+def test_recipes_can_be_varied():
+    assert compare_recipes.parse_recipe("naclip") == "naclip"
+    varied = compare_recipes.parse_recipe("naclip(gaussian_std=3.0, terms=('qq',))")
+    assert varied == dict(recipe="naclip", gaussian_std=3.0, terms=("qq",))
+    for wrong in ("nclip", "naclip(", "naclip(3)", "naclip(a=3)(x=1)", "naclip(std=print())"):
+        with pytest.raises(InputError, match="--recipes"):
+            compare_recipes.parse_recipe(wrong)

@@ -98,6 +98,8 @@ def why_left_out(record: Mapping[str, Any]) -> str | None:
         return "its data set is none of the benchmarks"
     if record["results"]["mIoU"] is None:
         return "it has no score"
+    if record.get("partial"):
+        return f"it is a partial result: {'; '.join(record['partial'])}"
     evaluated, expected = record["data"]["images_evaluated"], expected_images(benchmark)
     if evaluated != expected:
         return f"it covers {evaluated} of {expected} images"

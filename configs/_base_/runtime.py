@@ -4,7 +4,8 @@ default_scope = "mmseg"
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
-    dist_cfg=dict(backend="nccl"),
+    # timeout: seconds without a sign of life after which a process counts as lost
+    dist_cfg=dict(backend="nccl", timeout=300),  # gloo is taken where there is no GPU
 )
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),

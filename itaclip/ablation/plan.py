@@ -22,14 +22,14 @@ from mmseg.evaluation import IoUMetric
 from mmseg.registry import DATASETS, METRICS, MODELS
 from torch import nn
 
-from ..clip_model import shared_weights
+from ..clip_model import load_clip
 from ..errors import InputError
 from ..evaluation import building, check_data, check_model_keys
 from ..hooks import CheckClassesHook
 from ..paths import PROJECT_ROOT
 from ..recipes import Recipe
 from ..records import data_manifest, file_entry, plain, precision_entry, weights_entry
-from ..segmentor import ITACLIPSegmentor
+from ..segmentor import ITACLIPSegmentor, model_path
 from .studies import Changes, Setting, Study
 
 PARTS = ("model", "test_dataloader", "test_evaluator")
@@ -48,6 +48,7 @@ _AFTER_FEATURES = {
     "return_scores",
 }
 _TEXTS = ("name_path", "background", "auxiliary_text_path", "aux_text_weight")
+_DEFAULT_CLIP = inspect.signature(ITACLIPSegmentor).parameters["clip_model"].default
 _NO_EFFECT = {"text_cache", "pretrained", "train_cfg", "init_cfg", "vocabulary"}
 
 
@@ -145,7 +146,7 @@ def make_plan(
     plan = Plan(path, {}, limit=limit)
     init_default_scope(config.default_scope)
     settings = {part: copy.deepcopy(config.to_dict()[part]) for part in PARTS}
-    with shared_weights(), building(path):
+    with building(path):
         base = _Builder(plan, config, settings)
         for name, study in studies.items():
             try:
@@ -172,6 +173,7 @@ class _Builder:
         self.code = code_sha256()
         self.manifests: dict[str, dict] = {}
         self.built: dict[str, Row] = {}  # by the JSON of the settings
+        self.clips: dict[str, nn.Module] = {}  # by name or path; frozen, so all may share them
         self.setting = _setting_of(settings["model"], self.row(settings).model)
 
     def cells(self, name: str, study: Study) -> Iterator[tuple[Cell, Row]]:
@@ -203,7 +205,7 @@ class _Builder:
         metric = _metric_of(settings["test_evaluator"])
         metric.dataset_meta = dataset.metainfo
         check_model_keys(ConfigDict(settings["model"]), self.plan.config_path)
-        model = MODELS.build(copy.deepcopy(settings["model"])).eval().to(get_device())
+        model = self._model(copy.deepcopy(settings["model"]))
         described = describe_model(settings["model"], model)
         model_and_data = SimpleNamespace(
             model=model, test_dataloader=SimpleNamespace(dataset=dataset)
@@ -230,6 +232,14 @@ class _Builder:
                 "code": self.code,
             },
         )
+
+    def _model(self, settings: dict[str, Any]) -> nn.Module:
+        if MODELS.get(settings["type"]) is ITACLIPSegmentor:
+            name = settings.get("clip_model", _DEFAULT_CLIP)
+            if name not in self.clips:
+                self.clips[name] = load_clip(model_path(name))
+            settings["clip_model"] = self.clips[name]
+        return MODELS.build(settings).eval().to(get_device())
 
     def _dataset(self, key: str, settings: dict[str, Any]) -> Any:
         if key not in self.plan.datasets:

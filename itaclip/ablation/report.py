@@ -54,33 +54,32 @@ def summary(plan: Plan, results: Mapping[str, Result]) -> dict[str, Any]:
 
 
 def sharing(plan: Plan) -> dict[str, int]:
-    """How much less there is to do than one evaluation for every cell; passes are per picture."""
+    """How often what is done, where every cell on its own would do all of it."""
     groups = plan.groups(plan.rows)
-    pictures = {row.dataset_key: plan.images(row) for row in plan.rows.values()}
-    alone = sum(plan.images(plan.rows[cell.key]) for cell in plan.cells)
     return {
         "studies": len(plan.studies),
         "cells": len(plan.cells),
         "settings": len(plan.rows),
-        "passes_through_blocks": sum(plan.images(group[0][0]) for group in groups),
-        "passes_through_last_block": sum(plan.images(i[0]) for group in groups for i in group),
-        "segmented": sum(map(plan.images, plan.rows.values())),
-        "decoded": sum(pictures.values()),
+        "passes_through_blocks": len(groups),
+        "passes_through_last_block": sum(map(len, groups)),
+        "segmented": len(plan.rows),
+        "decoded": len({row.dataset_key for row in plan.rows.values()}),
         "models": len({row.settings["model"].get("clip_model") for row in plan.rows.values()}),
-        "alone": alone,
     }
 
 
 def sharing_line(shared: Mapping[str, int]) -> str:
     """Two sentences."""
+
+    def times(key: str) -> str:
+        return "once" if shared[key] == 1 else f"{shared[key]} times"
+
     return (
         f"{shared['cells']} cells of {shared['studies']} studies are {shared['settings']} "
-        f"different settings. Pictures pass {shared['passes_through_blocks']} times through the "
-        f"image encoder's blocks, {shared['passes_through_last_block']} times through its last "
-        f"block and {shared['segmented']} times through what follows, instead of "
-        f"{shared['alone']} times through all; they are decoded {shared['decoded']} times instead "
-        f"of {shared['alone']}, and weights are read {shared['models']} times instead of "
-        f"{shared['cells']}."
+        f"different settings. A picture passes {times('passes_through_blocks')} through the image "
+        f"encoder's blocks, {times('passes_through_last_block')} through its last block and "
+        f"{times('segmented')} through what follows, and is decoded {times('decoded')}, instead of "
+        f"{times('cells')} each; weights are read {times('models')}."
     )
 
 
@@ -143,7 +142,7 @@ def agreement_lines(found: Sequence[Agreement]) -> Iterator[str]:
 
 
 def _cell_name(study: Study, row: str, column: str) -> str:
-    name = f"{study.row_name} {row}" if _numeric([row]) else row
+    name = f"{study.row_name} {row}" if _numeric(list(study.rows)) else row
     return f"{name}, {study.column_name} {column}" if column else name
 
 
@@ -202,7 +201,7 @@ def _table(study: Study, cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
             line.append(" / ".join(_figure(figure) for figure in figures))
         lines.append("| " + " | ".join(line) + " |")
     quoted = dict.fromkeys(f"{s.source} ({s.setting})" for s in study.published)
-    note = f"The other columns are quoted: {'; '.join(quoted)}."
+    note = f"The other columns are quoted, OpenAI's weights: {'; '.join(quoted)}."
     return [*lines, "", *([note] if quoted else ["The papers give no figures for these rows."])]
 
 

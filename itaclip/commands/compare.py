@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..inspection import compare, comparison_figure
+from ..inspection import COMPARED, compare, comparison_figure
 from .options import (
     add_model_options,
     add_word_options,
@@ -33,9 +33,9 @@ def add_to(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--recipes",
         type=parse_recipes,
-        default=["clip", "sclip", "naclip", "itaclip"],
+        default=COMPARED,
         metavar="NAMES",
-        help="separated by commas; default: clip,sclip,naclip,itaclip",
+        help=f"separated by commas; default: {','.join(COMPARED)}",
     )
     parser.add_argument(
         "--at", type=parse_pixel, metavar="ROW,COL", help="a pixel whose attention is shown too"

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..inspection import attention_at, attention_figure
+from ..inspection import LOOKED_AT, attention_at, attention_figure
 from .options import add_model_options, load_model, parse_pixel, parse_recipes, save_figure
 
 _EXAMPLES = """examples:
@@ -33,9 +33,9 @@ def add_to(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--recipes",
         type=parse_recipes,
-        default=["clip", "naclip", "itaclip"],
+        default=LOOKED_AT,
         metavar="NAMES",
-        help="separated by commas; default: clip,naclip,itaclip",
+        help=f"separated by commas; default: {','.join(LOOKED_AT)}",
     )
     parser.add_argument(
         "--out", default="attention.png", metavar="FILE", help="default: attention.png"

@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
 from ..errors import InputError
 from ..images import find_images
+from ..paths import written_aside
 from ..segmentation import Segmentation
 from ..visualization import picture_format
 from .options import add_model_options, add_word_options, load_model, outputs, words
@@ -98,17 +98,19 @@ def run(args: argparse.Namespace) -> None:
         scores=args.json is not None,
         on_error=left_out,
     )
-    for result in results:
-        written = []
-        if pictures:
-            written.append(result.save(pictures[Path(result.source)], args.opacity))
-        if masks:
-            written.append(result.save_mask(masks[Path(result.source)]))
-        if args.json is not None:
-            entries.append(result.as_dict())
-        print(_line(result, written), file=log, flush=True)
-    if args.json is not None:
-        _write_json(entries, args.json)
+    try:
+        for result in results:
+            written = []
+            if pictures:
+                written.append(result.save(pictures[Path(result.source)], args.opacity))
+            if masks:
+                written.append(result.save_mask(masks[Path(result.source)]))
+            if args.json is not None:
+                entries.append(result.as_dict())
+            print(_line(result, written), file=log, flush=True)
+    finally:  # interrupted too, what was found is kept
+        if args.json is not None and entries:
+            _write_json(entries, args.json)
     if bad:
         print(
             f"{len(bad)} of {len(images)} pictures were left out: {', '.join(bad)}",
@@ -150,11 +152,5 @@ def _write_json(entries: list[dict], target: str) -> None:
     if target == "-":
         sys.stdout.write(text)
         return
-    path = Path(target).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with written_aside(Path(target).expanduser()) as aside:
         aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -10,15 +10,9 @@ import pytest
 from PIL import Image
 
 import itaclip  # noqa: F401  (registers the data sets)
-from itaclip.data_check import (
-    Problem,
-    build_dataset,
-    check_cheap,
-    check_full,
-    check_places,
-    format_problems,
-    has_errors,
-)
+from itaclip.data_check import build_dataset, check_cheap, check_places
+from itaclip.data_problems import Problem, format_problems, has_errors
+from itaclip.mask_check import check_full
 
 PROJECT = mini.DATASETS_FOLDER.parent
 PREFIX = dict(img_path="images", seg_map_path="masks")

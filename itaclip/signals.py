@@ -1,0 +1,72 @@
+"""SIGINT and SIGTERM as an exception, so that an evaluation ends where it can be continued."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_received: list[int] = []
+
+
+class Stopped(KeyboardInterrupt):
+    """The user or the system asked to stop; ``exit_code`` is the shell's, 128 and the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """Raises :class:`Stopped` at the first SIGINT or SIGTERM; those after it are ignored.
+
+    Launchers send a second one soon after, which must not cut the clean end short. Outside the main
+    thread, where Python allows no handlers, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _received.clear()
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _received.clear()
+
+
+def check_stop() -> None:
+    """Raises :class:`Stopped` if a signal came whose exception was lost, as within ``__del__``."""
+    if _received:
+        raise Stopped(_received[0])
+
+
+def stop_behind(error: BaseException) -> BaseException:
+    """The stop that another error comes from, or that error.
+
+    Libraries that catch everything raise something else in its place, and a data loader may learn
+    first that its processes, which got the same signal, are gone.
+    """
+    if not isinstance(error, Stopped) and "DataLoader worker" in str(error):
+        try:
+            _ignore_children()
+            time.sleep(0.3)
+        except Stopped as stop:
+            return stop
+    return Stopped(_received[0]) if _received and not isinstance(error, Stopped) else error
+
+
+def _stop(number: int, frame: object) -> None:
+    first = not _received
+    _received.append(number)
+    if first:
+        _ignore_children()
+        raise Stopped(number)
+
+
+def _ignore_children() -> None:
+    """From now on torch's handler shall not raise, wherever, that a data loader's process ended."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -1,0 +1,341 @@
+"""Checkpoint files: exact tensors from sound ones; from all others a sentence, and no code run."""
+
+import io
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from conftest import random_clip
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from itaclip import InputError
+from itaclip.checkpoints import read_state_dict
+from itaclip.clip_model import build_clip, fetch_openai, load_clip
+
+FUZZ = settings(
+    max_examples=80,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def outcome(path):
+    """The names of the tensors that were read, or ``'refused'`` where a sentence came out."""
+    try:
+        state = read_state_dict(path)
+    except InputError as error:
+        message = str(error)
+    else:
+        assert all(isinstance(value, torch.Tensor) for value in state.values())
+        return sorted(state)
+    assert path.name in message and "\n" not in message
+    return "refused"
+
+
+class Branch(nn.Module):
+    """Parameters and buffers of many types, half of them shared, turned or sliced."""
+
+    def __init__(self):
+        super().__init__()
+        whole = torch.randn(7, 5)
+        self.weight = nn.Parameter(whole)
+        self.turned = nn.Parameter(whole.T)
+        self.register_buffer("sliced", whole[2:5, ::2])
+        self.register_buffer("count", torch.tensor(3))
+        self.register_buffer("none", torch.empty(0, 4))
+        self.register_buffer("flags", torch.tensor([True, False]))
+        self.names = ["a", "b"]
+        self.sizes = [1, 2]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight
+
+
+class Tree(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.visual = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.LayerNorm(5))
+        self.blocks = nn.ModuleList([Branch().half(), Branch().bfloat16(), Branch().double()])
+        self.scale = nn.Parameter(torch.ones([]))
+        self.input_resolution = 224
+        self.twin = self.blocks[0]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.visual(x) * self.scale
+
+
+@pytest.mark.parametrize("compiled", ["script", "trace"])
+def test_an_archive_is_read_as_pytorch_would_without_running_it(compiled, tmp_path, monkeypatch):
+    path = tmp_path / "model.pt"
+    compile_ = torch.jit.script if compiled == "script" else torch.jit.trace
+    arguments = () if compiled == "script" else (torch.ones(2, 3),)
+    compile_(Tree().eval(), *arguments).save(str(path))
+    expected = torch.jit.load(str(path)).state_dict()
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("an archive was run")
+
+    monkeypatch.setattr(torch.jit, "load", refuse)
+    state = read_state_dict(path)
+    assert state.keys() == expected.keys() and len(state) == 29
+    for key, value in expected.items():
+        assert state[key].dtype == value.dtype and state[key].shape == value.shape, key
+        assert torch.equal(state[key], value), key
+
+
+class RunsAtLoading(nn.Module):
+    """TorchScript runs ``__setstate__`` when it loads an archive."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+
+    @torch.jit.export
+    def __getstate__(self):
+        return self.weight, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, bool]):
+        print("code of the archive was run")
+        self.weight = state[0]
+        self.training = state[1]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_code_of_an_archive_is_never_run(tmp_path, capfd):
+    path = tmp_path / "model.pt"
+    torch.jit.script(RunsAtLoading()).save(str(path))
+    torch.jit.load(str(path))
+    assert "was run" in capfd.readouterr().out
+    assert outcome(path) in ("refused", [])
+    assert "was run" not in capfd.readouterr().out
+
+
+class Command:
+    """Unpickling it makes a file."""
+
+    def __init__(self, target, function=os.system, argument="touch {}"):
+        self.call = function, (argument.format(target),)
+
+    def __reduce__(self):
+        return self.call
+
+
+def replaced(source, target, name, content):
+    """A copy of an archive with another part, and with checksums that are right again."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for entry in old.namelist():
+            new.writestr(entry, content if entry.endswith(name) else old.read(entry))
+    return target
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("where", ["bare", "state", "archive", "constants"])
+@pytest.mark.parametrize("kind", ["system", "eval", "open"])
+def test_malicious_pickles_run_nothing(where, kind, protocol, tmp_path):
+    mark = tmp_path / "mark"
+    function, argument = {
+        "system": (os.system, "touch {}"),
+        "eval": (eval, "__import__('pathlib').Path('{}').touch()"),
+        "open": (os.mkdir, "{}"),
+    }[kind]
+    attack = pickle.dumps({"weight": Command(mark, function, argument)}, protocol=protocol)
+    path = tmp_path / "weights.pt"
+    if where == "bare":
+        path.write_bytes(attack)
+    elif where == "state":
+        torch.save({"weight": torch.ones(2)}, tmp_path / "sound.pt")
+        replaced(tmp_path / "sound.pt", path, "/data.pkl", attack)
+    else:
+        torch.jit.script(nn.Linear(2, 3)).save(str(tmp_path / "sound.pt"))
+        part = "/data.pkl" if where == "archive" else "/constants.pkl"
+        replaced(tmp_path / "sound.pt", path, part, attack)
+    if where == "constants":  # never looked at
+        assert read_state_dict(path).keys() == {"weight", "bias"}
+    else:
+        with pytest.raises(InputError, match=r"weights\.pt: cannot be read as a CLIP checkpoint"):
+            read_state_dict(path)
+    assert not mark.exists()
+
+
+MODULE = b"c__torch__\nM\n)\x81"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        MODULE + b"}X\1\0\0\0aK\1sb",  # no tensor at all: an empty state
+        b"]",
+        b"N",
+        MODULE + b"q\0}X\1\0\0\0ah\0sb",  # a module within itself
+        b"c__torch__\nM\n}X\1\0\0\0aK\1sb",  # a changed class
+        b"cbuiltins\neval\nX\3\0\0\x001+1\x85R",
+        b"ctorch._utils\n_rebuild_tensor_v2\n(tR",
+        MODULE * 3,
+        b"ctorch\nFloatStorage\nQ",
+        b"X\2\0\0\0hiQ",
+    ],
+)
+def test_odd_attributes_are_refused(content, tmp_path):
+    torch.jit.script(nn.Linear(2, 3)).save(str(tmp_path / "sound.pt"))
+    path = replaced(
+        tmp_path / "sound.pt", tmp_path / "odd.pt", "/data.pkl", b"\x80\2" + content + b"."
+    )
+    assert outcome(path) in ("refused", [])
+    torch.jit.script(nn.Linear(2, 3)).save(str(path))  # nothing was changed for the next file
+    assert read_state_dict(path).keys() == {"weight", "bias"}
+
+
+# ---- damage -------------------------------------------------------------------------------------
+
+
+def small_files(folder):
+    """One file of every kind, by name."""
+    state = {"a.weight": torch.arange(96.0).view(8, 12), "b": torch.ones(3)}
+    torch.save(state, folder / "zip.pt")
+    torch.save(state, folder / "old.pt", _use_new_zipfile_serialization=False)
+    torch.jit.script(nn.Linear(6, 5)).save(str(folder / "script.pt"))
+    safetensors.torch.save_file(state, folder / "a.safetensors")
+    np.savez_compressed(folder / "a.npz", **{k: v.numpy() for k, v in state.items()})
+    np.savez(folder / "b.npz", **{k: v.numpy() for k, v in state.items()})
+    return ["zip.pt", "old.pt", "script.pt", "a.safetensors", "a.npz", "b.npz"]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sound")
+    return {name: (folder / name).read_bytes() for name in small_files(folder)}
+
+
+@pytest.mark.parametrize(
+    "name", ["zip.pt", "old.pt", "script.pt", "a.safetensors", "a.npz", "b.npz"]
+)
+def test_half_a_file_is_named(name, sound, tmp_path):
+    path = tmp_path / name
+    content = sound[name]
+    for length in (0, 1, 3, 10, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(InputError, match="cannot be read as a CLIP checkpoint") as caught:
+            read_state_dict(path)
+        assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["zip.pt", "script.pt", "a.npz", "b.npz"])
+def test_one_wrong_bit_in_the_values_is_noticed(name, sound, tmp_path):
+    with zipfile.ZipFile(io.BytesIO(sound[name])) as archive:
+        entry = max(archive.infolist(), key=lambda e: ("data/" in e.filename, e.file_size))
+        start = entry.header_offset + 30 + len(entry.filename) + len(entry.extra)
+    content = bytearray(sound[name])
+    content[start + entry.compress_size // 2] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_state_dict(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "name", ["zip.pt", "old.pt", "script.pt", "a.safetensors", "a.npz", "b.npz"]
+)
+@FUZZ
+@given(data=st.data())
+def test_mutated_files_never_end_in_anything_else(name, data, sound, tmp_path):
+    content = bytearray(sound[name])
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        patch = data.draw(st.binary(min_size=0, max_size=6))
+        content[at : at + data.draw(st.integers(0, 6))] = patch
+    path = tmp_path / name
+    path.write_bytes(content)
+    outcome(path)
+
+
+def test_bombs_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", bytes(1 << 24))
+    with pytest.raises(InputError, match="unpacks to more"):
+        read_state_dict(tmp_path / "a.npz")
+
+
+# ---- tensors that do not make a CLIP ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clip_state():
+    return dict(random_clip(layers=1, width=64, text_layers=1).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("ln_final.bias", torch.full((64,), torch.inf), "not finite"),
+        ("ln_final.bias", torch.full((64,), 1e300, dtype=torch.float64), "not finite"),
+        ("ln_final.bias", torch.ones(64, dtype=torch.int64), "floating-point"),
+        ("ln_final.bias", torch.ones(64, dtype=torch.complex64), "floating-point"),
+        ("ln_final.bias", torch.ones(64).to_sparse(), "floating-point"),
+        ("ln_final.bias", torch.ones(64, device="meta"), "floating-point"),
+        ("ln_final.bias", torch.ones(1).expand(64), "more than the file holds"),
+        ("visual.conv1.weight", torch.ones(64), "visual.conv1.weight"),
+        ("visual.conv1.weight", torch.ones(0, 3, 16, 16), "visual.conv1.weight"),
+        ("visual.positional_embedding", torch.ones([]), "visual.positional_embedding"),
+        ("visual.positional_embedding", torch.ones(1, 64), "image_resolution is 0"),
+        ("token_embedding.weight", torch.ones(100, 64), "vocab_size is 100, .* expected 49408;"),
+        ("positional_embedding", torch.ones(5000, 64), "context_length is 5000"),
+        ("text_projection", torch.ones(65, 32), "transformer_width is 65"),
+    ],
+)
+def test_tensors_that_make_no_clip(key, value, words, clip_state):
+    with pytest.raises(InputError, match=words) as caught:
+        build_clip({**clip_state, key: value}, "weights.pt")
+    assert "weights.pt" in str(caught.value)
+
+
+@FUZZ
+@given(data=st.data())
+def test_any_other_shape_is_named(data, clip_state):
+    key = data.draw(st.sampled_from(sorted(clip_state)))
+    shape = data.draw(st.lists(st.integers(0, 70), max_size=4))
+    if list(clip_state[key].shape) == shape:
+        return
+    with pytest.raises(InputError, match=r"weights\.pt"):
+        build_clip({**clip_state, key: torch.zeros(shape)}, "weights.pt")
+
+
+def test_no_blocks(clip_state):
+    state = {k: v for k, v in clip_state.items() if not k.startswith("transformer.")}
+    with pytest.raises(InputError, match="transformer_layers is 0"):
+        build_clip(state, "weights.pt")
+
+
+def test_paths_that_are_no_files(tmp_path):
+    with pytest.raises(InputError, match="is a folder"):
+        load_clip(tmp_path)
+    for path in ("nowhere.pt", "a\0b.pt", "x" * 5000, ""):
+        with pytest.raises(InputError, match="clip_model"):
+            load_clip(path)
+
+
+def test_a_verified_file_in_a_folder_that_is_read_only(tmp_path, monkeypatch):
+    """No lock can be made there, and none is needed."""
+    import hashlib
+
+    from itaclip import clip_model
+
+    (tmp_path / "a.pt").write_bytes(b"weights")
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    monkeypatch.setitem(clip_model.OPENAI_MODELS, "ViT-test", (sha256, "a.pt"))
+
+    def refuse(*args, **kwargs):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(clip_model, "FileLock", refuse)
+    assert fetch_openai("ViT-test", tmp_path) == tmp_path / "a.pt"

@@ -1,0 +1,362 @@
+"""Evaluations that are stopped or killed anywhere end as if they never had been."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT
+from PIL import Image
+from starts import Start, comparable, pictures, record, write_data
+
+from itaclip.journal import (
+    Entry,
+    JournalFile,
+    NotKeptError,
+    decode,
+    encode,
+    from_line,
+    read_journal,
+    to_line,
+)
+
+slow = pytest.mark.skipif(
+    not os.environ.get("ITACLIP_SLOW_TESTS"), reason="takes minutes: ITACLIP_SLOW_TESTS=1 runs it"
+)
+
+
+def whole(folder):
+    """What an uninterrupted run gives: record and pictures."""
+    start = Start(folder, "--work-dir", "whole")
+    assert start.wait() == [0], start.errors()
+    return comparable(record(folder, "whole")), pictures(folder / "whole")
+
+
+def journals(folder, place="work_dirs/cfg"):
+    return sorted((folder / place).glob("*/journal"))
+
+
+def finished(folder, place="work_dirs/cfg"):
+    return sum(len(read_journal(journal)[0]) for journal in journals(folder, place))
+
+
+def wait_for_images(start, folder, count):
+    end = time.monotonic() + 30
+    while finished(folder) < count:
+        assert time.monotonic() < end, start.output()
+        assert start.processes[0].is_alive(), start.errors()
+        time.sleep(0.01)
+
+
+# ---- stop and continue --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "kills", "workers"),
+    [
+        (1, 6, 0),
+        pytest.param(1, 40, 2, marks=slow),
+        pytest.param(3, 30, 0, marks=slow),
+    ],
+)
+def test_killed_at_random_moments(tmp_path, size, kills, workers):
+    """SIGKILL, SIGTERM and SIGINT at any moment, as often as one likes; then one run to the end."""
+    images = 4 * kills
+    write_data(tmp_path, images, seconds=0.05, workers=workers)
+    begun = time.monotonic()
+    expected, files = whole(tmp_path)
+    usual = time.monotonic() - begun
+    assert expected["data"]["images_evaluated"] == images
+    rng = random.Random(size * 1000 + kills)
+    progress = []
+    for number in range(kills):
+        sent = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[number % 3]
+        start = Start(tmp_path, "--resume", size=size if number % 2 == 0 else 1)
+        time.sleep(rng.uniform(0.0, usual))
+        for rank in range(len(start.processes)):
+            if start.processes[rank].is_alive():
+                start.kill(sent, rank)
+        for code in start.wait():
+            assert code in (0, -sent, 128 + sent), start.errors()
+        progress.append(finished(tmp_path))
+        assert (tmp_path / "work_dirs/cfg/record.json").exists() <= (progress[-1] == images)
+    assert progress == sorted(progress)
+    assert progress[-1] > 0, "no kill came late enough"
+    start = Start(tmp_path, "--resume")
+    assert start.wait() == [0], start.errors()
+    assert comparable(record(tmp_path)) == expected
+    assert pictures(tmp_path / "work_dirs/cfg") == files
+    entries, damaged = read_journal(journals(tmp_path)[0])
+    assert sorted(entries) == list(range(images))
+    assert damaged == []
+    assert len(journals(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stop_says_how_to_continue(tmp_path, number):
+    """The command as users give it; the model is mmseg's to find, through custom_imports."""
+    write_data(tmp_path, 40, seconds=0.1, workers=1)
+    head = 'custom_imports = dict(imports=["itaclip", "starts"])\n'
+    (tmp_path / "cfg.py").write_text(head + (tmp_path / "cfg.py").read_text())
+    folders = [str(PROJECT), str(PROJECT / "tests")]
+    with open(tmp_path / "err.txt", "wb") as err:
+        process = subprocess.Popen(
+            [sys.executable, str(PROJECT / "eval.py"), "--config", "cfg.py"],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=err,
+            env=os.environ | dict(PYTHONPATH=os.pathsep.join(folders), OMP_NUM_THREADS="1"),
+            start_new_session=True,
+        )
+        end = time.monotonic() + 60
+        while finished(tmp_path) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        os.killpg(process.pid, number)  # as a terminal and most schedulers do it
+        assert process.wait(20) == 128 + number
+    lines = (tmp_path / "err.txt").read_text().splitlines()
+    assert lines[-2] == f"stopped by {number.name}"
+    kept = finished(tmp_path)
+    assert lines[-1].startswith(f"{kept} of 40 images are kept in ")
+    assert lines[-1].endswith("give the same command with --resume to continue")
+    assert "Traceback" not in "".join(lines)
+
+
+def test_torn_line(tmp_path):
+    """A power cut while a line is written: it is dropped, its image evaluated again."""
+    write_data(tmp_path, 5)
+    expected, _ = whole(tmp_path)
+    assert Start(tmp_path).wait() == [0]
+    (journal,) = journals(tmp_path)
+    (lines,) = journal.glob("*.jsonl")
+    content = lines.read_bytes()
+    (journal.parent / "record.json").unlink()
+    for cut in (1, len(content) // 2, len(content) - 1):
+        for extra in journal.glob("*.jsonl"):
+            extra.unlink()
+        lines.write_bytes(content[:cut])
+        (tmp_path / "work_dirs/cfg/record.json").unlink()
+        start = Start(tmp_path, "--resume")
+        assert start.wait() == [0], start.errors()
+        assert comparable(record(tmp_path)) == expected
+        assert finished(tmp_path) == 5
+
+
+def test_damaged_line_is_told(tmp_path):
+    write_data(tmp_path, 4)
+    expected, _ = whole(tmp_path)
+    assert Start(tmp_path).wait() == [0]
+    (lines,) = journals(tmp_path)[0].glob("*.jsonl")
+    content = lines.read_bytes()
+    lines.write_bytes(content.replace(b'"areas": {"0": [', b'"areas": {"0": [1', 1))
+    start = Start(tmp_path, "--resume")
+    assert start.wait() == [0]
+    assert f"{lines.relative_to(tmp_path)}:1: damaged line" in start.output().replace(
+        str(tmp_path) + "/", ""
+    )
+    assert comparable(record(tmp_path)) == expected
+
+
+def test_finished_run_is_given_again(tmp_path):
+    """--resume in a loop, as schedulers need it: once done, nothing is evaluated any more."""
+    write_data(tmp_path, 3)
+    start = Start(tmp_path, "--resume")
+    assert start.wait() == [0]
+    assert "nothing to continue in" in start.output()
+    first = record(tmp_path)
+    sheet = (tmp_path / "work_dirs/cfg/overlays/sheet.png").read_bytes()
+    (tmp_path / "work_dirs/cfg/overlays/sheet.png").unlink()
+    start = Start(tmp_path, "--resume")
+    assert start.wait() == [0]
+    assert "3 of 3 images done" in start.output()
+    assert comparable(record(tmp_path)) == comparable(first)
+    assert record(tmp_path)["starts"] == first["starts"]
+    assert (tmp_path / "work_dirs/cfg/overlays/sheet.png").read_bytes() == sheet
+
+
+def test_without_resume_a_run_starts_anew(tmp_path):
+    """The unfinished run is named, and stays as it is."""
+    write_data(tmp_path, 20, seconds=0.05)
+    start = Start(tmp_path)
+    wait_for_images(start, tmp_path, 2)
+    start.kill(signal.SIGKILL)
+    start.wait()
+    (old,) = journals(tmp_path)
+    kept = {path: path.read_bytes() for path in old.glob("*.json*")}
+    start = Start(tmp_path)
+    assert start.wait() == [0]
+    assert f"{old.parent.name} holds an unfinished evaluation with" in start.output()
+    assert "--resume would have continued it" in start.output()
+    assert {path: path.read_bytes() for path in old.glob("*.json*")} == kept
+    assert len(read_journal(journals(tmp_path)[1])[0]) == 20
+
+
+# ---- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """A folder with an evaluation that was stopped by SIGKILL."""
+    write_data(tmp_path, 20, seconds=0.03)
+    (tmp_path / "names.txt").write_text("sky\ncat\ndog\n")
+    start = Start(tmp_path)
+    wait_for_images(start, tmp_path, 2)
+    start.kill(signal.SIGKILL)
+    start.wait()
+    assert 2 <= finished(tmp_path) < 20
+    return tmp_path
+
+
+def refusal(folder, *options):
+    start = Start(folder, "--resume", *options)
+    assert start.wait() == [2], start.output()
+    (message,) = start.errors()
+    assert message.startswith("error: --resume: ")
+    return message
+
+
+def test_changes_are_named(stopped):
+    before = finished(stopped)
+    message = refusal(stopped, "--cfg-options", "model.seconds=0.02")
+    assert "model.seconds was 0.03, now 0.02" in message
+    assert "leave --resume out to start anew" in message
+    assert "images chosen was all, now --limit 7" in refusal(stopped, "--limit", 7)
+    message = refusal(stopped, "--show-dir", "elsewhere")
+    assert "custom_hooks.OverlayHook.folder was '<work dir>/overlays', now 'elsewhere'" in message
+    with open(stopped / "data/masks/p11.png", "ab") as file:
+        file.write(b"x")
+    assert "the data changed" in refusal(stopped)
+    assert finished(stopped) == before
+
+
+def test_changed_content_of_the_same_size(stopped):
+    """The manifest knows names and sizes; the journal knows what was in the files."""
+    (path,) = (stopped / "data/images").glob("p00.png")
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    assert "image or mask changed after it was evaluated" in refusal(stopped)
+    assert "data/images/p00.png" in refusal(stopped)
+
+
+def test_changed_weights_and_texts(tmp_path, tiny_clip):
+    """The same paths with other content."""
+    write_data(tmp_path, 3)
+    text = (tmp_path / "cfg.py").read_text()
+    model = 'type="ITACLIPSegmentor", clip_model="w.pt", name_path="names.txt", text_cache=False,'
+    model += 'attention="clip", precision="fp32", test_cfg=dict(mode="whole"), '
+    text = text.replace('type="LabelsFromRed", seconds=0.0', model)
+    resize = 'dict(type="LoadImageFromFile"), dict(type="Resize", scale=(48, 32)),'
+    (tmp_path / "cfg.py").write_text(text.replace('dict(type="LoadImageFromFile"),', resize))
+    state = tiny_clip.state_dict()
+    torch.save(state, tmp_path / "w.pt")
+    (tmp_path / "names.txt").write_text("sky\ncat\ndog\n")
+    assert Start(tmp_path).wait() == [0]
+    (tmp_path / "work_dirs/cfg/record.json").unlink()
+    (journals(tmp_path)[0].parent / "record.json").unlink()
+    (tmp_path / "names.txt").write_text("sky\ncat\nfox\n")
+    assert "the class names changed" in refusal(tmp_path)
+    (tmp_path / "names.txt").write_text("sky\ncat\ndog\n")
+    torch.save({**state, "logit_scale": state["logit_scale"] + 1}, tmp_path / "w.pt")
+    assert "the weights changed" in refusal(tmp_path)
+    torch.save(state, tmp_path / "w.pt")
+    assert Start(tmp_path, "--resume").wait() == [0]
+
+
+def test_free_settings_may_change(stopped):
+    options = ("test_dataloader.batch_size=2", "test_dataloader.num_workers=1")
+    start = Start(stopped, "--resume", "--cfg-options", *options)
+    assert start.wait() == [0], start.errors()
+    assert record(stopped)["data"]["images_evaluated"] == 20
+
+
+def test_two_at_once(tmp_path):
+    write_data(tmp_path, 30, seconds=0.1)
+    first = Start(tmp_path)
+    wait_for_images(first, tmp_path, 1)
+    assert "another process is evaluating into" in refusal(tmp_path)
+    first.kill(signal.SIGKILL)
+    first.wait()
+
+
+def test_loops_of_ones_own_are_refused(tmp_path):
+    write_data(tmp_path, 1)
+    start = Start(tmp_path, "--cfg-options", "test_cfg.type=ValLoop")
+    assert start.wait() == [2]
+    assert "test_cfg.type: expected 'TestLoop'" in start.errors()[0]
+
+
+# ---- lines --------------------------------------------------------------------------------------
+
+
+def areas(*rows):
+    return tuple(torch.tensor(row, dtype=torch.float32) for row in zip(*rows, strict=True))
+
+
+def test_lines():
+    kept = areas((3, 6, 5, 4), (0, 0, 0, 0), (2**24, 2**25 + 4, 2**24, 0))
+    entry = Entry(3, "bilder/ä\n.png", 0.25, 1.5, "f" * 64, [[kept], [("a.png", "b.png")]])
+    line = to_line(entry)
+    assert line.count(b"\n") == 1
+    assert json.loads(line)["miou"] == pytest.approx(50 * (0.5 + 2**24 / (2**25 + 4)), abs=1e-3)
+    assert json.loads(line)["results"][0][0]["areas"]["0"] == [3, 6, 5, 4]
+    back = from_line(line)
+    assert all(torch.equal(a, b) for a, b in zip(back.areas, kept, strict=True))
+    assert back.results[1] == [("a.png", "b.png")]
+    back.results = entry.results
+    assert back == entry
+    for cut in range(len(line)):
+        assert from_line(line[:cut]) is None
+    for place in range(0, len(line) - 1, 7):
+        assert from_line(line[:place] + b"#" + line[place + 1 :]) is None or line[place] == ord("#")
+
+
+def test_values_come_back_as_they_were():
+    value = [
+        (1, 2.5, None, True, "x"),
+        {"a": [float("nan"), float("-inf")], "classes": 3},
+        torch.tensor([[0.1, float("inf")]], dtype=torch.float64),
+        np.array([[1, 2], [3, 4]], dtype=np.uint16),
+        np.float32(0.1),
+        torch.arange(3),
+        areas((0.5, 1, 1, 1)),
+    ]
+    back = decode(json.loads(json.dumps(encode(value))))
+    assert str(back) == str(value)
+    assert back[2].dtype == torch.float64 and back[3].dtype == np.uint16
+    for bad in (object(), torch.zeros(1 << 17), {1: 2}):
+        with pytest.raises(NotKeptError):
+            encode([bad])
+
+
+def test_journal_files(tmp_path):
+    """Starts and processes write to files of their own; nothing is ever overwritten."""
+    for rank in range(2):
+        for _ in range(2):
+            file = JournalFile(tmp_path, "20260101_000000", rank)
+            file.add(Entry(rank, "a.png", 0.1, 0.1, None, [[]]))
+            file.close()
+    assert len(list(tmp_path.iterdir())) == 4
+    entries, damaged = read_journal(tmp_path)
+    assert sorted(entries) == [0, 1]
+    assert entries[0].start == "20260101_000000"
+    assert damaged == []
+
+
+def test_metric_that_cannot_be_kept(tmp_path):
+    """The run goes on, and says that it cannot be continued."""
+    write_data(tmp_path, 2)
+    for kind, shape in (("images", (300, 300, 3)), ("masks", (300, 300))):
+        picture = Image.fromarray(np.zeros(shape, dtype=np.uint8))
+        picture.save(tmp_path / f"data/{kind}/p01.png")
+    options = ["test_evaluator.1.type=DumpResults", "test_evaluator.1.out_file_path=dump.pkl"]
+    start = Start(tmp_path, "--cfg-options", *options)
+    assert start.wait() == [0], start.output()
+    assert (tmp_path / "dump.pkl").stat().st_size > 100
+    start.output().index("cannot be continued after a stop")
