@@ -123,21 +123,26 @@ def guard_loading(
         skip: leave bad samples out and list them under :data:`SKIPPED` in every batch, whose
             ``inputs`` may then be empty.
     """
-    _guard_dataset(loader.dataset, rules, patch, skip)
+    guard_dataset(loader.dataset, rules, patch, skip)
     if skip and not isinstance(loader.collate_fn, LeaveOutSkipped):
         loader.collate_fn = LeaveOutSkipped(loader.collate_fn)
 
 
-def _guard_dataset(dataset: Any, rules: LabelRules | None, patch: int, skip: bool) -> None:
+def guard_dataset(
+    dataset: Any, rules: LabelRules | None, patch: int = 1, skip: bool = False
+) -> None:
+    """As :func:`guard_loading` for what is read without a loader; a skipped sample takes the place
+    of its data.
+    """
     if hasattr(dataset, "datasets"):  # a concatenation
         for part in dataset.datasets:
-            _guard_dataset(part, rules, patch, skip)
+            guard_dataset(part, rules, patch, skip)
     elif hasattr(dataset, "pipeline"):
         transforms = getattr(dataset.pipeline, "transforms", None)
         if transforms is not None:
             dataset.pipeline = GuardedPipeline(transforms, rules, patch, skip)
     elif hasattr(dataset, "dataset"):  # mmengine's wrappers
-        _guard_dataset(dataset.dataset, rules, patch, skip)
+        guard_dataset(dataset.dataset, rules, patch, skip)
 
 
 class GuardedPipeline:

@@ -1,5 +1,6 @@
 """What mistakes in a config are turned into: one sentence that names the config and the place."""
 
+import errno
 import re
 import traceback
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,17 @@ def raised_at(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{where}: {one_line(error)}"
+
+
+def disk_message(error: BaseException) -> str | None:
+    """The sentence for a disk that takes no more, where the error names no file; else None."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    if not isinstance(error, OSError) or error.errno not in full or error.filename:
+        return None
+    return (
+        f"a file of the run could not be written ({error.strerror}); make room on the disk of the "
+        "work dir, or give another --work-dir."
+    )
 
 
 def memory_message(error: BaseException) -> str | None:

@@ -21,7 +21,14 @@ from mmseg.evaluation import IoUMetric
 from mmseg.registry import DATASETS, MODELS
 
 from .bad_samples import LabelRules, guard_loading
-from .config_errors import building, check_folder, check_parts, memory_message, one_line
+from .config_errors import (
+    building,
+    check_folder,
+    check_parts,
+    disk_message,
+    memory_message,
+    one_line,
+)
 from .distributed import Processes, ProcessLostError, main_first, processes
 from .errors import InputError
 from .hooks import OverlayHook
@@ -360,7 +367,7 @@ def run_tool(main: Callable[[], object]) -> int:
         _tell(error, f"error: {error}")
         return 1
     except Exception as error:
-        message = _input_message(error) or memory_message(error)
+        message = disk_message(error) or _input_message(error) or memory_message(error)
         if message is None:
             raise
         _tell(error, f"error: {message}")

@@ -525,3 +525,22 @@ def test_results_that_cannot_be_written_stop_the_run(name, code, folder, capsys,
     monkeypatch.setattr(os, "replace", full)
     message = refused(capsys, *options)
     assert name in message and os.strerror(code) in message
+
+
+def test_a_full_disk_that_names_no_file(capsys):
+    def main():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert run_tool(main) == 2
+    assert "make room on the disk of the work dir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: 9 bytes")])
+def test_too_little_memory(error, capsys):
+    def main():
+        raise error
+
+    assert run_tool(main) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: there is not enough memory (")
+    assert "model.window_batch=1" in message

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 from tqdm import tqdm
 
-from ..evaluation import CheckLabelsHook
+from ..bad_samples import LabelRules, guard_dataset
 from ..hooks import TrimMemoryHook
 from .plan import Plan, Row
 from .shared import Pictures, sharing
@@ -131,7 +130,8 @@ def _evaluate_group(
     at = {part.row.key: part for part in progress}
     begun = {part.row.key: part.images for part in progress}
     first, last = min(begun.values()), max(plan.images(part.row) for part in progress)
-    check = _label_check(progress[0].row.metric, pictures.dataset)
+    metric, classes = progress[0].row.metric, len(pictures.dataset.metainfo["classes"])
+    guard_dataset(pictures.dataset, LabelRules.of([metric], classes))
     counts = dict.fromkeys(("blocks", "last_block", "segmented"), 0)
     stored, trim = time.monotonic(), TrimMemoryHook()
 
@@ -144,7 +144,6 @@ def _evaluate_group(
         with sharing(group) as turn:
             for index in tqdm(range(first, last), desc=title, initial=first, total=last):
                 sample = pictures[index]
-                check(sample)
                 turn.next_image()
                 counts["blocks"] += 1
                 for inner in group:
@@ -162,17 +161,6 @@ def _evaluate_group(
     finally:  # whatever stops the run, what is done is kept
         keep()
     return counts
-
-
-def _label_check(metric: IoUMetric, dataset: Any) -> Callable[[dict[str, Any]], None]:
-    """What ``eval.py`` checks of every mask."""
-    hook, loop = CheckLabelsHook(), SimpleNamespace(evaluator=SimpleNamespace(metrics=[metric]))
-    loader = SimpleNamespace(dataset=dataset)
-    runner = SimpleNamespace(test_loop=loop, test_dataloader=loader)
-    hook.before_test(runner)
-    return lambda sample: hook.before_test_iter(
-        runner, 0, {"data_samples": [sample["data_samples"]]}
-    )
 
 
 # ---- figures ------------------------------------------------------------------------------------
