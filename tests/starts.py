@@ -184,7 +184,15 @@ def record(folder, place="work_dirs/cfg"):
 
 def comparable(found):
     """A record without times, places and what tells how often and by whom it was computed."""
-    left_out = ("time", "seconds", "seconds_per_image", "peak_memory", "starts", "command")
+    left_out = (
+        "time",
+        "seconds",
+        "seconds_per_image",
+        "peak_memory",
+        "starts",
+        "command",
+        "sha256",
+    )
     kept = {key: value for key, value in found.items() if key not in left_out}
     kept["hardware"] = {k: v for k, v in found["hardware"].items() if k != "processes"}
     kept["config"] = {key: found["config"][key] for key in ("path", "shipped", "changes")}
