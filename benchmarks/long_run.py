@@ -166,6 +166,15 @@ def measure(images: int, size: int, workers: int, every: int) -> dict[str, Any]:
     }
 
 
+def lines(found: dict[str, Any]) -> list[str]:
+    """The figures in words: after the first quarter, at the end, and growth between."""
+    first, last = found["samples"][len(found["samples"]) // 4], found["samples"][-1]
+    return [f"{found['images']} images, {found['seconds_per_image']:.4f} s an image"] + [
+        f"  {key}: {first[key]:g} -> {last[key]:g}, {slope:+g} per 1000 images"
+        for key, slope in found["growth_per_1000_images"].items()
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2000, metavar="N")
@@ -180,10 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError("--images: expected at least eight times --every, all of them from 1.")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     found = measure(args.images, args.size, args.workers, args.every)
-    first, last = found["samples"][len(found["samples"]) // 4], found["samples"][-1]
-    print(f"{args.images} images, {found['seconds_per_image']:.4f} s an image")
-    for key, slope in found["growth_per_1000_images"].items():
-        print(f"  {key}: {first[key]:g} -> {last[key]:g}, {slope:+g} per 1000 images")
+    print("\n".join(lines(found)))
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(found, indent=1) + "\n")

@@ -122,11 +122,14 @@ def test_cvt_cityscapes_and_context(tmp_path):
         assert found.tolist() == mask.tolist()
 
 
+_MASKS = 1500  # so many that a busy machine is not done before it is interrupted
+
+
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
 def test_ctrl_c_leaves_nothing_half_written(tmp_path):
     raw = tmp_path / "raw"
     rng = mini.np.random.default_rng(0)
-    for number in range(400):
+    for number in range(_MASKS):
         mask = rng.integers(0, 11, (97, 101)).astype(mini.np.uint8)
         name = f"{number:012d}"
         files = {
@@ -149,9 +152,9 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
     assert "Traceback" not in errors
     assert "run the same command again" in errors
     done = sorted(folder.iterdir())
-    assert 0 < len(done) < 400
+    assert 0 < len(done) < _MASKS
     assert all(path.name.endswith("_labelTrainIds.png") for path in done)
     times = {path: path.stat().st_mtime_ns for path in done}
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert f"{400 - len(done)} written, {len(done)} unchanged" in result.stdout
+    assert f"{_MASKS - len(done)} written, {len(done)} unchanged" in result.stdout
     assert {path: path.stat().st_mtime_ns for path in done} == times
