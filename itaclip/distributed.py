@@ -79,7 +79,8 @@ class Processes:
         """Whether this is the first process of its machine."""
         self._store, self._stages = store, itertools.count()
         self._lost: str | None = None
-        self._told = False  # another process has said why the run ends
+        self._told = False  # another process says why the run ends
+        self._found = False  # this one found it out, and says it
         self._ending = threading.Event()
         if store is not None:
             hosts = all_gather_object(self.host)
@@ -107,6 +108,7 @@ class Processes:
                     if now != value:
                         seen[rank] = now, time.monotonic()
                     elif time.monotonic() - since > self.timeout and not self._said_goodbye(rank):
+                        self._found = True
                         self._lost = (
                             f"process {rank} of {self.size} on {self._hosts[rank]} has given no "
                             f"sign of life for {self.timeout:g} s"
@@ -115,8 +117,7 @@ class Processes:
                         return
             except Exception as error:  # whatever torch raises where the store is gone
                 if not self._ending.is_set():
-                    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                    self._lost = f"the connection to the other processes is lost ({reason})"
+                    self._lost = _lost_connection(error)
                 return
 
     def _said_goodbye(self, rank: int) -> bool:
@@ -136,14 +137,20 @@ class Processes:
         """Waits until a key is set, however long, as long as all processes live."""
         while True:
             self.check()
-            try:
+            with self._reaching():
                 if self._store.check([key]):
                     return
-            except Exception:  # the watch finds the reason within a beat
-                time.sleep(2 * _BEAT)
-                self.check()
-                raise
             time.sleep(_LOOK)
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Around all that others must be alive for: turns torch's errors into the reason."""
+        try:
+            yield
+        except RuntimeError as error:
+            time.sleep(2 * _BEAT)  # by then the watch knows more
+            self.check()
+            raise ProcessLostError(_lost_connection(error)) from error
 
     # ---- order ----------------------------------------------------------------------------------
 
@@ -163,17 +170,19 @@ class Processes:
         if not self.leader:
             self._wait(f"stage/{stage}/{self.host}")
         yield
-        if self.main:
-            self._store.set(f"stage/{stage}", "done")
-        if self.leader:
-            self._store.set(f"stage/{stage}/{self.host}", "done")
+        with self._reaching():
+            if self.main:
+                self._store.set(f"stage/{stage}", "done")
+            if self.leader:
+                self._store.set(f"stage/{stage}/{self.host}", "done")
 
     def meet(self) -> None:
         """Waits until all processes have come here."""
         if self._store is None:
             return
         stage = next(self._stages)
-        self._store.set(f"meeting/{stage}/{self.rank}", "here")
+        with self._reaching():
+            self._store.set(f"meeting/{stage}/{self.rank}", "here")
         for rank in range(self.size):
             self._wait(f"meeting/{stage}/{rank}")
 
@@ -182,26 +191,31 @@ class Processes:
     def gather(self, value: Any) -> list[Any]:
         """Everybody's value, by rank, after all have arrived."""
         self.meet()
-        return all_gather_object(value) if self.size > 1 else [value]
+        with self._reaching():
+            return all_gather_object(value) if self.size > 1 else [value]
 
     def from_main(self, make: Callable[[], Any]) -> Any:
         """What rank 0 makes, on every process."""
         value = [make() if self.main else None]
         self.meet()
         if self.size > 1:
-            broadcast_object_list(value)
+            with self._reaching():
+                broadcast_object_list(value)
         return value[0]
 
     def publish(self, value: bytes) -> None:
         """Shows a value to :meth:`published`; a later one replaces it. Nobody waits."""
         if self._store is not None:
-            self._store.set(f"published/{self.rank}", value)
+            with self._reaching():
+                self._store.set(f"published/{self.rank}", value)
 
     def published(self) -> list[bytes]:
         """The values that the other processes show at present."""
         if self._store is None:
             return []
-        values = [self._get(f"published/{rank}") for rank in range(self.size) if rank != self.rank]
+        others = (rank for rank in range(self.size) if rank != self.rank)
+        with self._reaching():
+            values = [self._get(f"published/{rank}") for rank in others]
         return [value for value in values if value is not None]
 
     # ---- end ------------------------------------------------------------------------------------
@@ -220,7 +234,7 @@ class Processes:
                 end = time.monotonic() + 3 * _BEAT
                 while self._store.add("failures", 0) < self.size and time.monotonic() < end:
                     time.sleep(_LOOK)
-            return first and not self._told
+            return (first or self._found) and not self._told
         except Exception:  # nobody is left to tell
             return not self._told
 
@@ -228,12 +242,18 @@ class Processes:
         """Leaves an evaluation that is done; rank 0, which may hold the store, goes last."""
         if self._store is None:
             return
-        self._store.set(f"goodbye/{self.rank}", "done")
+        with self._reaching():
+            self._store.set(f"goodbye/{self.rank}", "done")
         if self.main:
             for rank in range(self.size):
                 self._wait(f"goodbye/{rank}")
         self._ending.set()
         dist.destroy_process_group()
+
+
+def _lost_connection(error: Exception) -> str:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"the connection to the other processes is lost ({reason})"
 
 
 _current = Processes()

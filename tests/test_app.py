@@ -179,7 +179,8 @@ def test_features_of_few_recipes_are_kept(bench, visit):
 
 
 def test_a_recipe_that_reads_the_words_keeps_no_features(bench, visit):
-    settings = replace(bench.defaults, recipe="pearl")
+    recipe = next(name for name in bench.recipes if RECIPES[name].needs_text)
+    settings = replace(bench.defaults, recipe=recipe)
     for _ in range(2):
         visit = bench.segment(visit, WORDS, "", settings)
     assert "depend on the words" in visit.describe()
@@ -208,6 +209,7 @@ def test_only_recipes_that_fit_the_model_are_offered(bench, segmenter):
     ],
 )
 def test_every_setting_is_that_of_load(bench, segmenter, visit, changes, options):
+    visit = replace(visit, image=visit.image[:, :140].copy())
     before = segmenter.segment(visit.image, WORDS).scores
     changed = bench.segment(visit, WORDS, "", replace(bench.defaults, **changes)).result.scores
     expected = itaclip.load("storybook-tiny", precision="fp32", device="cpu", **options)

@@ -75,7 +75,7 @@ def test_the_three_lines_on_own_images(clone):
 
 
 def test_the_commands_on_own_images(clone):
-    section = README[README.index("## Your own images") : README.index("## Your own data set")]
+    section = README[README.index("## Your own images") : README.index("## In the browser")]
     assert run_commands(section) == 2
     assert {p.name for p in clone.iterdir() if p.is_file()} == {"result.png", "inside.jpg"}
 

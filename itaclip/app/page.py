@@ -139,7 +139,11 @@ class Page:
                 start.refined, label="PAMR", info="Refinement along the edges of the image."
             ),
             gr.Slider(
-                1, 100, start.logit_scale, step=1, label="Logit scale", info="Before the softmax."
+                min(1, start.logit_scale),
+                max(100, start.logit_scale),
+                start.logit_scale,
+                label="Logit scale",
+                info="Before the softmax.",
             ),
             gr.Slider(
                 0,
