@@ -11,6 +11,7 @@ Archives carry checksums of their parts, which PyTorch does not look at: they ar
 import math
 import pickle
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         with open(path, "rb") as file:
             if file.read(2) == b"PK":
                 raise InputError(_unreadable(path, "its end is missing"))
-        return _unwrapped(torch.load(path, map_location="cpu", weights_only=True), path)
+        return _unwrapped(_loaded(path), path)
     except InputError:
         raise
     except pickle.UnpicklingError as error:
@@ -72,7 +73,13 @@ def _read_archive(path: Path) -> dict[str, Tensor]:
     if all(name.endswith(".npy") for name in names):
         with np.load(path, allow_pickle=False) as arrays:
             return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
-    return _unwrapped(torch.load(path, map_location="cpu", weights_only=True), path)
+    return _unwrapped(_loaded(path), path)
+
+
+def _loaded(path: Path) -> object:
+    with warnings.catch_warnings():  # of odd pickle versions: what is read is checked anyway
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _unreadable(path: Path, reason: str) -> str:

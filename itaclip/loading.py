@@ -217,8 +217,8 @@ def open_picture(
             if width * height > max_pixels:
                 raise BadSampleError(
                     f"{path}: the {what} has {height}x{width} pixels (height x width), more than "
-                    f"the limit of {max_pixels}; make it smaller, or raise max_pixels of "
-                    "LoadCheckedImage in the pipeline.",
+                    f"the limit of {max_pixels}; make it smaller, or take "
+                    "dict(type='LoadCheckedImage', max_pixels=…) in the pipeline.",
                     str(path),
                 )
             yield picture
