@@ -127,12 +127,19 @@ class ITACLIPSegmentor(BaseSegmentor):
         data_preprocessor: Mapping | torch.nn.Module | None = None,
         init_cfg: None = None,
     ) -> None:
-        for key, value in (("pretrained", pretrained), ("train_cfg", train_cfg)):
+        for key, value in dict(
+            pretrained=pretrained, train_cfg=train_cfg, init_cfg=init_cfg
+        ).items():
             if value:
                 raise InputError(
                     f"{key}: expected None, since nothing is trained or loaded here, but got "
                     f"{value!r}; the weights are named by clip_model."
                 )
+        for key, value in dict(
+            background=background, text_cache=text_cache, return_scores=return_scores
+        ).items():
+            if not isinstance(value, bool):
+                raise InputError(f"{key}: expected True or False, but got {value!r}.")
         if isinstance(data_preprocessor, Mapping):
             data_preprocessor = MODELS.build(data_preprocessor)
         super().__init__(data_preprocessor or CLIPDataPreprocessor(), init_cfg)
@@ -141,7 +148,7 @@ class ITACLIPSegmentor(BaseSegmentor):
             raise InputError(
                 f"precision: expected 'auto', 'fp32', 'bf16' or 'fp16', but got {precision!r}."
             )
-        if window_batch is not None and (not isinstance(window_batch, int) or window_batch < 1):
+        if window_batch is not None and (type(window_batch) is not int or window_batch < 1):
             raise InputError(
                 f"window_batch: expected None or an integer from 1, got {window_batch!r}."
             )
