@@ -273,6 +273,8 @@ def evaluate(arguments: Sequence[str] | None = None) -> dict[str, float]:
             metrics = runner.test()
         except BaseException as raised:
             error = stop_behind(raised)
+            if isinstance(error, InputError):  # mended data or settings make another run
+                raise error from error.__cause__
             if hint := run.hint():
                 error.add_note(hint)
             elif isinstance(error, Stopped | ProcessLostError):

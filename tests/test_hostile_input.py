@@ -159,9 +159,8 @@ SAMPLES = {
 def test_bad_samples(name, folder, capsys):
     change, words = SAMPLES[name]
     change(folder)
-    message, *notes = refused(capsys).splitlines()
+    (message,) = refused(capsys).splitlines()
     assert re.search(words, message)
-    assert len(notes) == 1 and "1 of 3 images are kept" in notes[0]  # the first one was sound
 
 
 def test_images_smaller_than_a_patch(clip_folder, capsys):
