@@ -24,6 +24,7 @@ import itaclip  # noqa: F401  (registers the segmentor)
 from itaclip.clip_model import OPENAI_MODELS, cache_folder, clip_module
 from itaclip.errors import InputError
 from itaclip.paths import resolve_path
+from itaclip.recipes import LastBlock
 
 # Embedding, resolution, blocks, width and patch of the image tower; width, heads of the text tower.
 _SIZES = {
@@ -58,7 +59,14 @@ class Case:
         """The config's model; texts come from the cache when an earlier call encoded them."""
         settings = dict(load_config(self.config).model)
         settings |= dict(self.changes) | dict(clip_model=self.clip_model, precision=precision)
-        return MODELS.build(settings).to(self.device).eval()
+        segmentor = MODELS.build(settings).to(self.device).eval()
+        recipe = segmentor.image_encoder.recipe
+        if not isinstance(recipe, LastBlock) or recipe.coherence_layers or recipe.value_layers:
+            raise InputError(
+                f"{self.config}: the benchmarks count and imitate methods that change the last "
+                "block alone, such as 'itaclip' or 'naclip'; choose a config of one of them."
+            )
+        return segmentor
 
     def picture(self) -> np.ndarray:
         """(H, W, 3) uint8, BGR."""

@@ -12,7 +12,7 @@ from benchmarks import long_run, precision, report, scaling, stages
 from benchmarks.case import Case
 from benchmarks.memory import PeakRecorder, in_child
 from benchmarks.published_style import PublishedStyle, text_features
-from itaclip import ITACLIPSegmentor, Vocabulary
+from itaclip import InputError, ITACLIPSegmentor, Vocabulary
 from itaclip.stages import stage
 from itaclip.text_encoder import imagenet_templates
 
@@ -116,6 +116,12 @@ def in_process(monkeypatch):
     for module in (stages, scaling):
         monkeypatch.setattr(module, "in_child", lambda function, *given: function(*given))
     monkeypatch.setattr(stages, "_PRODUCT_SIDE", dict(cpu=64))
+
+
+def test_other_methods_are_refused(config, tiny_clip_path):
+    case = Case(config, tiny_clip_path, "cpu", changes=dict(attention="gem"))
+    with pytest.raises(InputError, match="last block"):
+        case.segmentor("fp32")
 
 
 def test_children_measure_too(config, tiny_clip_path):
