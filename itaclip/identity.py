@@ -8,22 +8,16 @@ from typing import Any
 
 import torch
 
+from .paper import LOADING
 from .records import PLACE_KEYS, file_sha256, plain
 from .selection import Selection
 
 # Settings that change no figure, or whose files are told apart by their content.
-_FREE = {
+_FREE = LOADING | {
     "model.auxiliary_text_path",
     "model.clip_model",
     "model.name_path",
     "model.text_cache",
-    "test_dataloader.batch_size",
-    "test_dataloader.dataset.data_root",
-    "test_dataloader.num_workers",
-    "test_dataloader.persistent_workers",
-    "test_dataloader.pin_memory",
-    "test_dataloader.prefetch_factor",
-    "test_evaluator.collect_device",
     "resume",
 }
 _FREE_PARTS = ("vis_backends", "visualizer", *(set(PLACE_KEYS) - {"custom_hooks"}))

@@ -99,18 +99,23 @@ def expected_images(benchmark: str | None) -> int | None:
 
 # Parts of a config that decide the scores.
 _DECISIVE = ("model", "test_dataloader", "test_evaluator", "test_cfg")
-# … but for these, which change the speed alone, or have a check of their own.
-_FREE = {
+LOADING = frozenset(
+    {
+        "test_dataloader.batch_size",
+        "test_dataloader.dataset.data_root",
+        "test_dataloader.num_workers",
+        "test_dataloader.persistent_workers",
+        "test_dataloader.pin_memory",
+        "test_dataloader.prefetch_factor",
+        "test_evaluator.collect_device",
+    }
+)
+"""Keys of a config that say how data is loaded, not what is computed."""
+# Settings of them that change the speed alone, or have a check of their own.
+_FREE = LOADING | {
     "model.clip_model",
     "model.text_cache",
     "model.window_batch",
-    "test_dataloader.batch_size",
-    "test_dataloader.dataset.data_root",
-    "test_dataloader.num_workers",
-    "test_dataloader.persistent_workers",
-    "test_dataloader.pin_memory",
-    "test_dataloader.prefetch_factor",
-    "test_evaluator.collect_device",
     "test_evaluator.output_dir",
 }
 _FILES = ("model.name_path", "model.auxiliary_text_path")
