@@ -7,6 +7,7 @@ other one as missing, which mmseg catches. Afterwards the stand-in is taken out 
 that guards its imports (onedl-mmsegmentation), is left alone.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -35,6 +36,8 @@ class _OpsStandIn(ModuleType):
 def import_mmseg_models() -> ModuleType:
     """Imports and returns ``mmseg.models``, with or without compiled mmcv operators.
 
+    Standard output stays free for results: what mmseg prints while it is imported is no result.
+
     Raises:
         ImportError: mmcv or mmseg is not installed.
     """
@@ -44,6 +47,14 @@ def import_mmseg_models() -> ModuleType:
                 f"itaclip needs {name}, which is not installed: run `pip install 'itaclip[mmseg]'` "
                 "(mmsegmentation with mmcv-lite), or install your own variant of both."
             )
+    # onedl-mmsegmentation prints a line about what else could be installed.
+    with contextlib.redirect_stdout(sys.stderr):
+        models = _import_models()
+        importlib.import_module("mmseg.datasets")
+        return models
+
+
+def _import_models() -> ModuleType:
     has_ops = importlib.util.find_spec("mmcv._ext") is not None
     if has_ops or "mmseg.models" in sys.modules or "mmcv.ops" in sys.modules:
         return importlib.import_module("mmseg.models")

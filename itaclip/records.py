@@ -53,7 +53,10 @@ PLACE_KEYS = (
     "log_processor",
     "work_dir",
 )
-_PACKAGES = ("torch", "mmengine", "mmcv", "mmcv-lite", "mmsegmentation", "openai-clip", "numpy")
+_PACKAGES = (
+    *("torch", "mmengine", "mmcv", "mmcv-lite", "mmsegmentation", "onedl-mmsegmentation"),
+    *("openai-clip", "numpy"),
+)
 
 
 class RecordHook(Hook):

@@ -52,7 +52,8 @@ def test_record_is_complete(folder, capsys):  # noqa: F811
     assert (data["images_found"], data["images_evaluated"], data["files"]) == (2, 2, 4)
     assert data["images_expected"] is None
     assert record["versions"]["itaclip"] == itaclip.__version__
-    assert {"python", "torch", "mmengine", "mmsegmentation"} <= record["versions"].keys()
+    assert {"python", "torch", "mmengine"} <= record["versions"].keys()
+    assert any("mmsegmentation" in package for package in record["versions"])
     assert record["hardware"]["cores"] >= 1
     assert record["peak_memory"]["process"] > 50e6
     assert 0 < record["seconds_per_image"] < record["seconds"] < 60
