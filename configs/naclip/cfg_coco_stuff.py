@@ -1,7 +1,7 @@
 # NACLIP on COCO-Stuff: 25.69 mIoU in the authors' repository (ViT-B/16, PAMR).
 # Command: python eval.py --config configs/naclip/cfg_coco_stuff.py
 # Cost: 6 encoder passes for 336x448 network pixels.
-_base_ = ["../_base_/runtime.py", "../_base_/coco_stuff.py"]
+_base_ = ["../_base_/runtime.py", "../_base_/coco_stuff_336.py"]
 paper = dict(method="NACLIP", benchmark="COCO-Stuff", miou=25.69, source="authors' repository")
 model = dict(
     type="ITACLIPSegmentor",
@@ -13,10 +13,3 @@ model = dict(
     precision="auto",
     test_cfg=dict(mode="slide", crop_size=(224, 224), stride=(112, 112)),
 )
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(2048, 336), keep_ratio=True),
-    dict(type="LoadAnnotations"),
-    dict(type="PackSegInputs"),
-]
-test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

@@ -3,7 +3,7 @@
 # rotation is exact; the authors' default approaches it by five iterations.
 # Command: python eval.py --config configs/pearl/cfg_coco_stuff.py
 # Cost: 6 encoder passes for 336x448 network pixels.
-_base_ = ["../_base_/runtime.py", "../_base_/coco_stuff.py"]
+_base_ = ["../_base_/runtime.py", "../_base_/coco_stuff_336.py"]
 paper = dict(method="PEARL", benchmark="COCO-Stuff", miou=None, source=None)
 model = dict(
     type="ITACLIPSegmentor",
@@ -14,10 +14,3 @@ model = dict(
     precision="auto",
     test_cfg=dict(mode="slide", crop_size=(224, 224), stride=(112, 112)),
 )
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(2048, 336), keep_ratio=True),
-    dict(type="LoadAnnotations"),
-    dict(type="PackSegInputs"),
-]
-test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

@@ -2,7 +2,7 @@
 # Command: python eval.py --config configs/resclip/cfg_coco_stuff.py
 # Cost: 6 encoder passes for 336x448 network pixels, their last block twice,
 #   and PAMR on their first segmentation.
-_base_ = ["../_base_/runtime.py", "../_base_/coco_stuff.py"]
+_base_ = ["../_base_/runtime.py", "../_base_/coco_stuff_336.py"]
 paper = dict(method="ResCLIP", benchmark="COCO-Stuff", miou=24.7, source="authors' repository")
 model = dict(
     type="ITACLIPSegmentor",
@@ -15,10 +15,3 @@ model = dict(
     precision="auto",
     test_cfg=dict(mode="slide", crop_size=(224, 224), stride=(112, 112)),
 )
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(2048, 336), keep_ratio=True),
-    dict(type="LoadAnnotations"),
-    dict(type="PackSegInputs"),
-]
-test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

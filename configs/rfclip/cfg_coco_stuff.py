@@ -3,7 +3,7 @@
 # global score and adapts text features to the image; neither is built here.
 # Command: python eval.py --config configs/rfclip/cfg_coco_stuff.py
 # Cost: 6 encoder passes for 336x448 network pixels, their last block three times.
-_base_ = ["../_base_/runtime.py", "../_base_/coco_stuff.py"]
+_base_ = ["../_base_/runtime.py", "../_base_/coco_stuff_336.py"]
 paper = dict(
     method="RF-CLIP",
     benchmark="COCO-Stuff",
@@ -21,10 +21,3 @@ model = dict(
     precision="auto",
     test_cfg=dict(mode="slide", crop_size=(224, 224), stride=(112, 112)),
 )
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(2048, 336), keep_ratio=True),
-    dict(type="LoadAnnotations"),
-    dict(type="PackSegInputs"),
-]
-test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

@@ -1,7 +1,7 @@
 # SC-CLIP on COCO-Stuff: 26.6 mIoU in tables of later papers (ViT-B/16, no PAMR).
 # Command: python eval.py --config configs/scclip/cfg_coco_stuff.py
 # Cost: 6 encoder passes for 336x448 network pixels, their last block twice.
-_base_ = ["../_base_/runtime.py", "../_base_/coco_stuff.py"]
+_base_ = ["../_base_/runtime.py", "../_base_/coco_stuff_336.py"]
 paper = dict(method="SC-CLIP", benchmark="COCO-Stuff", miou=26.6, source="tables of later papers")
 model = dict(
     type="ITACLIPSegmentor",
@@ -12,10 +12,3 @@ model = dict(
     precision="auto",
     test_cfg=dict(mode="slide", crop_size=(224, 224), stride=(112, 112)),
 )
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(2048, 336), keep_ratio=True),
-    dict(type="LoadAnnotations"),
-    dict(type="PackSegInputs"),
-]
-test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
