@@ -70,8 +70,9 @@ class RFCLIP(Recipe):
         patches = aggregate(
             tower.tokens[:, 1:], similarity, self.similarity_threshold, normalise=False
         )
-        passes = [self._attention(tower, tower.project(p).v) for p in (patches, guide)]
-        return tower.with_cls(tower.out(sum(passes) / 2))
+        # Both passes have the same attention, which is linear: their mean is that of the values.
+        values = (tower.project(patches).v + tower.project(guide).v) / 2
+        return tower.with_cls(tower.out(self._attention(tower, values)))
 
 
 RFCLIP_RECIPES = {"rfclip": RFCLIP(source="RF-CLIP, AAAI 2026, encoder of the published code")}
