@@ -5,11 +5,11 @@ from pathlib import Path
 
 from ..inspection import COMPARED, compare, comparison_figure
 from .options import (
+    add_figure_options,
     add_model_options,
     add_word_options,
     load_model,
     parse_pixel,
-    parse_recipes,
     save_figure,
     words,
 )
@@ -29,19 +29,9 @@ def add_to(subparsers: argparse._SubParsersAction) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("image", metavar="IMAGE", help="a picture")
-    parser.add_argument(
-        "--recipes",
-        type=parse_recipes,
-        default=COMPARED,
-        metavar="NAMES",
-        help=f"separated by commas; default: {','.join(COMPARED)}",
-    )
+    add_figure_options(parser, COMPARED, "comparison.png")
     parser.add_argument(
         "--at", type=parse_pixel, metavar="ROW,COL", help="a pixel whose attention is shown too"
-    )
-    parser.add_argument(
-        "--out", default="comparison.png", metavar="FILE", help="default: comparison.png"
     )
     add_word_options(parser)
     add_model_options(parser, recipe=False)

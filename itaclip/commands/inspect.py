@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..inspection import LOOKED_AT, attention_at, attention_figure
-from .options import add_model_options, load_model, parse_pixel, parse_recipes, save_figure
+from .options import add_figure_options, add_model_options, load_model, parse_pixel, save_figure
 
 _EXAMPLES = """examples:
   python -m itaclip inspect photo.jpg --at 120,200 --recipes clip,naclip,itaclip --out attention.png
@@ -22,23 +22,13 @@ def add_to(subparsers: argparse._SubParsersAction) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("image", metavar="IMAGE", help="a picture")
+    add_figure_options(parser, LOOKED_AT, "attention.png")
     parser.add_argument(
         "--at",
         required=True,
         type=parse_pixel,
         metavar="ROW,COL",
         help="the pixel in the picture, counted from 0",
-    )
-    parser.add_argument(
-        "--recipes",
-        type=parse_recipes,
-        default=LOOKED_AT,
-        metavar="NAMES",
-        help=f"separated by commas; default: {','.join(LOOKED_AT)}",
-    )
-    parser.add_argument(
-        "--out", default="attention.png", metavar="FILE", help="default: attention.png"
     )
     add_model_options(parser, recipe=False)
     parser.set_defaults(run=run)

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -87,6 +88,19 @@ def add_word_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a background of common words, but for those that are classes",
     )
+
+
+def add_figure_options(parser: argparse.ArgumentParser, recipes: Sequence[str], out: str) -> None:
+    """The picture, the recipes that a figure shows of it, and the figure's file."""
+    parser.add_argument("image", metavar="IMAGE", help="a picture")
+    parser.add_argument(
+        "--recipes",
+        type=parse_recipes,
+        default=recipes,
+        metavar="NAMES",
+        help=f"separated by commas; default: {','.join(recipes)}",
+    )
+    parser.add_argument("--out", default=out, metavar="FILE", help=f"default: {out}")
 
 
 def words(args: argparse.Namespace) -> dict:
