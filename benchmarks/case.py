@@ -10,7 +10,6 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from itaclip.clip_model import OPENAI_MODELS, cache_folder, clip_module
 from itaclip.errors import InputError
 from itaclip.paths import resolve_path
 from itaclip.recipes import LastBlock
+from itaclip.records import versions
 
 # Embedding, resolution, blocks, width and patch of the image tower; width, heads of the text tower.
 _SIZES = {
@@ -160,16 +160,10 @@ def environment(device: str) -> dict:
         instructions=[name for name in wanted if capable.get(name)],
         memory_gb=round(int(memory.split()[0]) / 1e6, 1) if memory else None,
         system=f"{platform.system()} {platform.release()}",
-        python=platform.python_version(),
     )
     if device.startswith("cuda"):
         found |= dict(gpu=torch.cuda.get_device_name(device), cuda=torch.version.cuda)
-    for package in ("torch", "mmengine", "mmsegmentation", "openai-clip", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
+    return found | versions()
 
 
 def environment_line(found: Mapping) -> str:
@@ -177,10 +171,10 @@ def environment_line(found: Mapping) -> str:
     machine = f"{found['cpu']}, {found['cores']} cores ({', '.join(found['instructions'])})"
     if found.get("gpu"):
         machine = f"{found['gpu']} (CUDA {found['cuda']}); {machine}"
+    mmseg = next(name for name in ("mmsegmentation", "onedl-mmsegmentation") if found.get(name))
     return (
         f"{machine}, {found['memory_gb']} GB RAM, {found['threads']} threads, {found['system']}; "
-        f"Python {found['python']}, torch {found['torch']}, mmsegmentation "
-        f"{found['mmsegmentation']}."
+        f"Python {found['python']}, torch {found['torch']}, {mmseg} {found[mmseg]}."
     )
 
 
