@@ -1,6 +1,5 @@
 """``load()``: a model in one line, with defaults for photographs, or with a config's settings."""
 
-import inspect
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from mmengine.config import Config
 
 from .clip_model import SHIPPED_MODELS, load_clip
+from .config_errors import check_model_keys
 from .errors import InputError
 from .paths import resolve_path
 from .recipes import Recipe
@@ -178,13 +178,10 @@ def _read_config(path: str | Path, size_is_given: bool) -> dict:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: the config cannot be read ({reason}); correct it.") from error
     model = dict(config.get("model") or {})
-    if model.pop("type", None) != "ITACLIPSegmentor":
+    if model.get("type") != "ITACLIPSegmentor":
         raise InputError(f"{path}: model.type: expected 'ITACLIPSegmentor'.")
-    unknown = sorted(set(model) - set(inspect.signature(ITACLIPSegmentor).parameters))
-    if unknown:
-        raise InputError(
-            f"{path}: model.{unknown[0]}: ITACLIPSegmentor has no such key; remove it."
-        )
+    check_model_keys(model, path)
+    del model["type"]
     return model | ({} if size_is_given else _sizes(config, path))
 
 

@@ -1,6 +1,8 @@
 """What mistakes in a config are turned into: one sentence that names the config and the place."""
 
+import difflib
 import errno
+import inspect
 import re
 import traceback
 from collections.abc import Iterator, Mapping
@@ -9,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import torch
+from mmseg.registry import MODELS
 
 from .distributed import ProcessLostError
 from .errors import InputError
+from .memory import is_out_of_memory
 
 _MAX_CHARACTERS = 300  # of another library's message
 
@@ -45,10 +48,7 @@ def disk_message(error: BaseException) -> str | None:
 
 def memory_message(error: BaseException) -> str | None:
     """The sentence for a run that asked for more memory than there is; None for other errors."""
-    is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "t allocate memory" in str(error)
-    )
-    if not is_memory:
+    if not (isinstance(error, MemoryError) or is_out_of_memory(error)):
         return None
     return (
         f"there is not enough memory ({one_line(error)}); take model.window_batch=1, "
@@ -157,3 +157,21 @@ def check_folder(folder: str | Path, option: str) -> None:
         raise InputError(
             f"{option}: the folder {shown!r} cannot be made ({reason}); give another one."
         ) from error
+
+
+def check_model_keys(model: Mapping[str, Any], path: Path) -> None:
+    """Names a misspelt key of the model before anything is loaded."""
+    kind = MODELS.get(model["type"]) if isinstance(model.get("type"), str) else None
+    if kind is None:
+        raise InputError(
+            f"{path}: model.type: expected a registered segmentor, such as 'ITACLIPSegmentor', but "
+            f"got {model.get('type')!r}."
+        )
+    parameters = inspect.signature(kind).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    for key in model:
+        if key != "type" and key not in parameters:
+            similar = difflib.get_close_matches(key, parameters, n=1)
+            hint = f"; did you mean {similar[0]!r}?" if similar else "; remove it."
+            raise InputError(f"{path}: model.{key}: {model['type']} has no such key{hint}")

@@ -4,8 +4,6 @@ How runs are spread over processes, stopped and continued: docs/long_runs.md.
 """
 
 import argparse
-import difflib
-import inspect
 import os
 import re
 import shlex
@@ -18,12 +16,13 @@ from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmseg.evaluation import IoUMetric
-from mmseg.registry import DATASETS, MODELS
+from mmseg.registry import DATASETS
 
 from .bad_samples import LabelRules, guard_loading
 from .config_errors import (
     building,
     check_folder,
+    check_model_keys,
     check_parts,
     disk_message,
     memory_message,
@@ -150,24 +149,6 @@ def load_config(args: argparse.Namespace) -> Config:
         if evaluator.get("type") == "SaveLabels":
             evaluator.setdefault("folder", str(Path(config.work_dir) / "labels"))
     return config
-
-
-def check_model_keys(model: ConfigDict, path: Path) -> None:
-    """Names a misspelt key of the model before anything is loaded."""
-    kind = MODELS.get(model["type"]) if isinstance(model.get("type"), str) else None
-    if kind is None:
-        raise InputError(
-            f"{path}: model.type: expected a registered segmentor, such as 'ITACLIPSegmentor', but "
-            f"got {model.get('type')!r}."
-        )
-    parameters = inspect.signature(kind).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return
-    for key in model:
-        if key != "type" and key not in parameters:
-            similar = difflib.get_close_matches(key, parameters, n=1)
-            hint = f"; did you mean {similar[0]!r}?" if similar else "; remove it."
-            raise InputError(f"{path}: model.{key}: {model['type']} has no such key{hint}")
 
 
 # ---- checks before and during a run -------------------------------------------------------------

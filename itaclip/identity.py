@@ -96,12 +96,13 @@ def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 @cache
-def code_sha256() -> str:
-    """Checksum of this package's source files."""
+def code_sha256(apart: tuple[str, ...] = ()) -> str:
+    """Checksum of this package's source files, but for those of some of its subpackages."""
     folder = Path(__file__).parent
     lines = [
         f"{path.relative_to(folder).as_posix()} {file_sha256(path)}"
         for path in sorted(folder.rglob("*.py"))
+        if path.relative_to(folder).parts[0] not in apart
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

@@ -23,10 +23,11 @@ from mmseg.registry import DATASETS, METRICS, MODELS
 from torch import nn
 
 from ..clip_model import load_clip
+from ..config_errors import building, check_model_keys
 from ..errors import InputError
-from ..evaluation import building, check_data, check_model_keys
+from ..evaluation import check_data
 from ..hooks import CheckClassesHook
-from ..paths import PROJECT_ROOT
+from ..identity import code_sha256
 from ..recipes import Recipe
 from ..records import data_manifest, file_entry, plain, precision_entry, weights_entry
 from ..segmentor import ITACLIPSegmentor, model_path
@@ -170,7 +171,8 @@ class _Builder:
 
     def __init__(self, plan: Plan, config: Config, settings: dict[str, Any]) -> None:
         self.plan, self.config, self.settings = plan, config, settings
-        self.code = code_sha256()
+        # Results of other code are not mixed with new ones.
+        self.code = code_sha256(apart=("aux_text", "ablation"))
         self.manifests: dict[str, dict] = {}
         self.built: dict[str, Row] = {}  # by the JSON of the settings
         self.clips: dict[str, nn.Module] = {}  # by name or path; frozen, so all may share them
@@ -335,17 +337,6 @@ def _sharing_keys(
     repairs = type(recipe).after_block is not Recipe.after_block
     blocks = kept if repairs else {**kept, "attention": None}
     return _digest([blocks, dataset_key]), _digest([kept | words, dataset_key])
-
-
-def code_sha256() -> str:
-    """Checksum of the package's source: results of other code are not mixed with new ones."""
-    folder = PROJECT_ROOT / "itaclip"
-    apart = {folder / "aux_text", folder / "ablation"}
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.py")):
-        if not apart & {*file.parents}:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _digest(value: Any) -> str:
