@@ -141,7 +141,13 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
     command += ["--raw", str(raw), "--data-root", str(tmp_path / "data"), "--workers", "2"]
     folder = tmp_path / "data/coco_stuff164k/annotations/val2017"
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Tests in the background of a shell have SIGINT ignored, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (folder.exists() and any(folder.iterdir())):
