@@ -22,9 +22,9 @@ from torch import Tensor, nn
 import itaclip  # noqa: F401  (registers the segmentor)
 from itaclip.clip_model import OPENAI_MODELS, cache_folder, clip_module
 from itaclip.errors import InputError
-from itaclip.paths import resolve_path
+from itaclip.evaluation.records import versions
 from itaclip.recipes import LastBlock
-from itaclip.records import versions
+from itaclip.runtime.files import resolve_path
 
 # Embedding, resolution, blocks, width and patch of the image tower; width, heads of the text tower.
 _SIZES = {

@@ -21,8 +21,8 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
-from itaclip.memory import trim_memory
-from itaclip.stages import StageRecorder
+from itaclip.runtime.batches import trim_memory
+from itaclip.runtime.stages import StageRecorder
 
 
 class PeakRecorder(StageRecorder):

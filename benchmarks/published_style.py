@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itaclip.stages import stage
+from itaclip.runtime.stages import stage
 
 
 class PublishedStyle:

@@ -28,9 +28,9 @@ from benchmarks.memory import PeakRecorder, in_child
 from benchmarks.report import stages_markdown
 from itaclip.clip_model import load_clip
 from itaclip.errors import InputError
-from itaclip.evaluation import run_tool
+from itaclip.evaluation.command import run_tool
+from itaclip.runtime.stages import StageRecorder, stage
 from itaclip.sliding_window import WindowGrid, sliding_windows, whole_image
-from itaclip.stages import StageRecorder, stage
 from itaclip.text_encoder import imagenet_templates
 
 PUBLISHED = "published style"

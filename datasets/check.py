@@ -43,9 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     from mmengine import Config
 
     import itaclip  # noqa: F401  (registers the data sets)
-    from itaclip.data_check import build_dataset, check_cheap, check_places, load_samples
-    from itaclip.data_problems import format_problems, has_errors
-    from itaclip.mask_check import check_full
+    from itaclip.data.check import build_dataset, check_cheap, check_places, load_samples
+    from itaclip.data.mask_check import check_full
+    from itaclip.data.problems import format_problems, has_errors
 
     try:
         cfg = Config.fromfile(args.config)

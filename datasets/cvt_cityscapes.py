@@ -6,9 +6,12 @@ The same as ``prepare.py cityscapes`` for a tree that is extracted already.
 """
 
 import sys
+from pathlib import Path
 
-from preparation.cityscapes import prepare
-from preparation.command import convert_tree
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout without installation
+
+from itaclip.data.preparation.cityscapes import prepare
+from itaclip.data.preparation.command import convert_tree
 
 if __name__ == "__main__":
     sys.exit(convert_tree(__doc__.splitlines()[0], "cityscapes", prepare))

@@ -6,9 +6,12 @@ The same as ``prepare.py coco_stuff`` for a tree that is extracted already.
 """
 
 import sys
+from pathlib import Path
 
-from preparation.coco import prepare_stuff
-from preparation.command import convert_tree
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout without installation
+
+from itaclip.data.preparation.coco import prepare_stuff
+from itaclip.data.preparation.command import convert_tree
 
 if __name__ == "__main__":
     sys.exit(convert_tree(__doc__.splitlines()[0], "coco_stuff", prepare_stuff))

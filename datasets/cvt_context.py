@@ -9,11 +9,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from preparation import PreparationError
-from preparation.benchmarks import BENCHMARKS
-from preparation.command import SPLITS, add_common_options, finish, run, sha1_text
-from preparation.context import prepare
-from preparation.settings import Settings
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout without installation
+
+from itaclip.data.preparation import PreparationError
+from itaclip.data.preparation.benchmarks import BENCHMARKS
+from itaclip.data.preparation.command import SPLITS, add_common_options, finish, run, sha1_text
+from itaclip.data.preparation.context import prepare
+from itaclip.data.preparation.settings import Settings
 
 
 def main(argv: list[str] | None = None) -> int:

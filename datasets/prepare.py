@@ -9,9 +9,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from preparation.benchmarks import BENCHMARKS
-from preparation.command import SPLITS, add_common_options, prepare_benchmarks, run, sha1_text
-from preparation.settings import Settings
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout without installation
+
+from itaclip.data.preparation.benchmarks import BENCHMARKS
+from itaclip.data.preparation.command import (
+    SPLITS,
+    add_common_options,
+    prepare_benchmarks,
+    run,
+    sha1_text,
+)
+from itaclip.data.preparation.settings import Settings
 
 DESCRIPTION = """\
 Prepare benchmarks for evaluation: find or fetch the raw data, convert the masks, and verify all.

@@ -3,18 +3,18 @@
 Importing the package registers its segmentor, data sets and transforms with mmseg.
 """
 
-from ._mmcv_ops import import_mmseg_models
+from .runtime.mmcv_ops import import_mmseg_models
 
 import_mmseg_models()
 
-from .api import EncodedImage, Segmenter, load  # noqa: E402
+from .data.datasets import COCOObject164kDataset, StorybookDataset, VOC20Dataset  # noqa: E402
+from .data.label_files import LoadMappedAnnotations, SaveLabels  # noqa: E402
+from .data.loading import LoadCheckedAnnotations, LoadCheckedImage  # noqa: E402
 from .data_preprocessor import CLIPDataPreprocessor  # noqa: E402
-from .datasets import COCOObject164kDataset, StorybookDataset, VOC20Dataset  # noqa: E402
 from .errors import BadSampleError, InputError  # noqa: E402
-from .hooks import CheckClassesHook, OverlayHook, TrimMemoryHook  # noqa: E402
-from .label_files import LoadMappedAnnotations, SaveLabels  # noqa: E402
-from .loading import LoadCheckedAnnotations, LoadCheckedImage  # noqa: E402
-from .segmentation import Segmentation  # noqa: E402
+from .evaluation.hooks import CheckClassesHook, OverlayHook, TrimMemoryHook  # noqa: E402
+from .predict.load import EncodedImage, Segmenter, load  # noqa: E402
+from .predict.segmentation import Segmentation  # noqa: E402
 from .segmentor import DenseFeatures, ITACLIPSegmentor  # noqa: E402
 from .vocabulary import Vocabulary  # noqa: E402
 

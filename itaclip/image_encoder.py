@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .recipes import Recipe
-from .tower import Reads, Tower, run_blocks
+from .recipes.tower import Reads, Tower, run_blocks
 
 
 class ImageEncoder(nn.Module):

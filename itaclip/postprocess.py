@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import InputError
-from .progress import advance
+from .runtime.progress import advance
 
 # Maps are handled in strips of about this many elements, so that no second full-size map is made:
 # on a CPU what caches hold, on a GPU what makes a launch worth while.

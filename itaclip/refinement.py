@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import InputError
-from .progress import advance
-from .stages import stage
+from .runtime.progress import advance
+from .runtime.stages import stage
 
 # Elements of one gather: on a CPU what caches hold, on a GPU what makes a launch worth while.
 _TILE_ELEMENTS = dict(cpu=1 << 20, cuda=1 << 26)

@@ -19,8 +19,6 @@ from .clip_model import load_clip
 from .data_preprocessor import CLIPDataPreprocessor
 from .errors import InputError
 from .image_encoder import ImageEncoder
-from .memory import run_in_batches, trim_memory
-from .paths import resolve_path
 from .postprocess import (
     check_postprocess,
     class_areas,
@@ -29,9 +27,13 @@ from .postprocess import (
     label_map,
     small_classes,
 )
-from .progress import advance, extend, progress
 from .recipes import Recipe, resolve_recipe
 from .refinement import pamr, pamr_strips, parse_pamr
+from .runtime.batches import run_in_batches, trim_memory
+from .runtime.files import resolve_path
+from .runtime.progress import advance, extend, progress
+from .runtime.stages import stage
+from .runtime.text_cache import TextCache
 from .sliding_window import (
     WindowAssembler,
     WindowGrid,
@@ -39,8 +41,6 @@ from .sliding_window import (
     sliding_windows,
     whole_image,
 )
-from .stages import stage
-from .text_cache import TextCache
 from .text_encoder import TextEncoder, imagenet_templates
 from .views import fuse_features, make_views
 from .vocabulary import Vocabulary, load_vocabulary
@@ -344,7 +344,8 @@ class ITACLIPSegmentor(BaseSegmentor):
         """Normalised features of every view of windows [(3, H, W)] * B, in the views' frames.
 
         All that the image encoder does passes through here; what comes after is cheap, so that
-        models that differ only there can share what this returns (see :mod:`itaclip.ablation`).
+        models that differ only there can share what this returns (see
+        :mod:`itaclip.evaluation.ablation`).
 
         Returns:
             (V, B, h, w, E).

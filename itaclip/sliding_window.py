@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import InputError
-from .stages import stage
+from .runtime.stages import stage
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from .clip_model import clip_module
 from .errors import InputError
-from .text_cache import TextCache
-from .tower import add_attention, add_feed_forward, block_projections
+from .recipes.tower import add_attention, add_feed_forward, block_projections
+from .runtime.text_cache import TextCache
 from .vocabulary import Vocabulary, shortened
 
 # Tokens in one batch; larger ones are no faster on a CPU and only cost memory.

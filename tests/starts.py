@@ -20,7 +20,7 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from PIL import Image
 
-from itaclip.evaluation import evaluate, run_tool
+from itaclip.evaluation.command import evaluate, run_tool
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 CLASSES = ["sky", "cat", "dog"]

@@ -14,12 +14,12 @@ sys.path.insert(0, str(PROJECT / "tools"))
 import ablate
 
 from itaclip import InputError
-from itaclip.ablation import STUDIES, Store, Study, evaluate_plan, make_plan
-from itaclip.ablation.plan import apply_changes
-from itaclip.ablation.report import agreements
-from itaclip.ablation.studies import Setting, backbone_studies, blocks
-from itaclip.evaluation import evaluate, load_config, parse_arguments, run_tool
-from itaclip.paper import PUBLISHED
+from itaclip.evaluation.ablation import STUDIES, Store, Study, evaluate_plan, make_plan
+from itaclip.evaluation.ablation.plan import apply_changes
+from itaclip.evaluation.ablation.report import agreements
+from itaclip.evaluation.ablation.studies import Setting, backbone_studies, blocks
+from itaclip.evaluation.command import evaluate, load_config, parse_arguments, run_tool
+from itaclip.evaluation.published import PUBLISHED
 
 
 @TRANSFORMS.register_module()

@@ -13,7 +13,7 @@ from PIL import Image
 
 import itaclip
 from itaclip import InputError, Segmentation
-from itaclip.words import SURROUNDINGS, make_vocabulary
+from itaclip.predict.words import SURROUNDINGS, make_vocabulary
 
 matplotlib.use("Agg")
 WORDS = [["sky"], ["sea", "ocean"], ["cat"], ["boat", "sailboat"]]
@@ -461,7 +461,7 @@ def test_plot_names_the_classes_found(small):
 
 
 def test_colours_are_distinct():
-    from itaclip.visualization import class_colours
+    from itaclip.runtime.pictures import class_colours
 
     colours = np.array(class_colours(40), int)
     distances = np.abs(colours[:, None] - colours[None]).sum(-1) + 999 * np.eye(40, dtype=int)

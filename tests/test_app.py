@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 import itaclip
-from itaclip.api import DEFAULT_MODEL
 from itaclip.app import fragments
 from itaclip.app.examples import drawn_examples
 from itaclip.app.workbench import (
@@ -30,6 +29,7 @@ from itaclip.app.workbench import (
 )
 from itaclip.commands.app import choose_model, free_port, run
 from itaclip.errors import InputError
+from itaclip.predict.load import DEFAULT_MODEL
 from itaclip.recipes import RECIPES
 from itaclip.vocabulary import Vocabulary
 

@@ -13,7 +13,7 @@ from benchmarks.case import Case
 from benchmarks.memory import PeakRecorder, in_child
 from benchmarks.published_style import PublishedStyle, text_features
 from itaclip import InputError, ITACLIPSegmentor, Vocabulary
-from itaclip.stages import stage
+from itaclip.runtime.stages import stage
 from itaclip.text_encoder import imagenet_templates
 
 NAMES = [["sky", "wall", "tree"], ["cat"], ["dog", "puppy"], ["boat"]]

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from itaclip import InputError
-from itaclip.checkpoints import read_state_dict
 from itaclip.clip_model import build_clip, fetch_openai, load_clip
+from itaclip.clip_model.checkpoints import read_state_dict
 
 FUZZ = settings(
     max_examples=80,
@@ -328,7 +328,7 @@ def test_a_verified_file_in_a_folder_that_is_read_only(tmp_path, monkeypatch):
     """No lock can be made there, and none is needed."""
     import hashlib
 
-    from itaclip import clip_model
+    from itaclip.clip_model import load as clip_model
 
     (tmp_path / "a.pt").write_bytes(b"weights")
     sha256 = hashlib.sha256(b"weights").hexdigest()

@@ -10,7 +10,7 @@ from conftest import PROJECT, bgr_image
 from PIL import Image
 
 from itaclip.commands import COMMANDS, main
-from itaclip.evaluation import run_tool
+from itaclip.evaluation.command import run_tool
 
 CLASSES = "sky; sea, ocean; boat"
 
@@ -169,7 +169,7 @@ def test_bad_input_ends_in_a_sentence(arguments, words, segment, folder):
 
 def test_weights_that_cannot_be_had(capsys, folder, monkeypatch, tmp_path):
     """Without a connection: one sentence that says from where and where to."""
-    from itaclip import clip_model
+    from itaclip.clip_model import load as clip_model
 
     monkeypatch.setattr(clip_model, "cache_folder", lambda: tmp_path / "clip")
     monkeypatch.setattr(clip_model.fetch_openai, "__defaults__", (None, "http://127.0.0.1:9/x"))

@@ -11,8 +11,9 @@ import safetensors.torch
 import torch
 from conftest import random_clip
 
-from itaclip import InputError, clip_model
+from itaclip import InputError
 from itaclip.clip_model import OPENAI_MODELS, clip_module, fetch_openai, load_clip
+from itaclip.clip_model import load as clip_model
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from mmseg.registry import DATASETS
 
-from itaclip.evaluation import load_config, parse_arguments
+from itaclip.evaluation.command import load_config, parse_arguments
 from itaclip.sliding_window import parse_test_cfg, sliding_windows
 from itaclip.vocabulary import load_vocabulary
 

@@ -20,8 +20,8 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from itaclip import ITACLIPSegmentor, Vocabulary
-from itaclip.evaluation import evaluate
-from itaclip.text_cache import TextCache
+from itaclip.evaluation.command import evaluate
+from itaclip.runtime.text_cache import TextCache
 from itaclip.text_encoder import TextEncoder, imagenet_templates
 
 NAMES = [["sky", "wall"], ["cat"], ["dog", "puppy"]]

@@ -24,8 +24,8 @@ from PIL import Image
 from test_evaluation import PredictionsFromFiles  # noqa: F401  (registers it)
 
 from itaclip import InputError
-from itaclip.evaluation import evaluate, run_tool
-from itaclip.records import FILE_NAME, read_record
+from itaclip.evaluation.command import evaluate, run_tool
+from itaclip.evaluation.records import FILE_NAME, read_record
 
 CONFIG = """
 _base_ = ["{project}/configs/_base_/runtime.py"]
@@ -342,7 +342,7 @@ def test_any_value_of_the_model_builds_or_is_a_sentence(key, value, clip_folder,
     from mmengine.config import ConfigDict
     from mmseg.registry import MODELS
 
-    from itaclip.config_errors import building
+    from itaclip.runtime.config import building
 
     settings = dict(
         type="ITACLIPSegmentor",

@@ -6,9 +6,9 @@ import torch
 from conftest import random_clip
 
 from itaclip import InputError
-from itaclip.attention import gaussian_neighbourhood
 from itaclip.image_encoder import ImageEncoder, compute_dtype, resize_positions
 from itaclip.recipes import RECIPES, LastBlock, resolve_recipe
+from itaclip.recipes.attention import gaussian_neighbourhood
 
 
 def stock_tokens(visual, images):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from itaclip import InputError
-from itaclip.images import find_images, read_image, resize, resized_shape
+from itaclip.predict.images import find_images, read_image, resize, resized_shape
 
 RGB = bgr_image(17, 23).permute(1, 2, 0).numpy()
 

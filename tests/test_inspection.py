@@ -7,7 +7,7 @@ from conftest import bgr_image, normalised
 
 import itaclip
 from itaclip import InputError
-from itaclip.inspection import (
+from itaclip.predict.inspection import (
     attention_at,
     attention_figure,
     compare,

@@ -15,8 +15,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from itaclip import BadSampleError, InputError, LoadCheckedAnnotations, LoadCheckedImage
-from itaclip.bad_samples import SKIPPED, GuardedPipeline, LabelRules, guard_loading
-from itaclip.loading import MAX_PIXELS
+from itaclip.data.guard import SKIPPED, GuardedPipeline, LabelRules, guard_loading
+from itaclip.data.loading import MAX_PIXELS
 
 HEIGHT, WIDTH = 83, 131
 Y, X = np.mgrid[:HEIGHT, :WIDTH]

@@ -15,8 +15,8 @@ from PIL import Image
 
 from itaclip import InputError
 from itaclip.clip_model import SHIPPED_MODELS
-from itaclip.evaluation import evaluate
-from itaclip.label_files import LoadMappedAnnotations, SaveLabels, read_labels
+from itaclip.data.label_files import LoadMappedAnnotations, SaveLabels, read_labels
+from itaclip.evaluation.command import evaluate
 
 DOCUMENT = (PROJECT / "docs" / "your_own_data.md").read_text(encoding="utf-8")
 

@@ -11,10 +11,10 @@ from test_evaluation import folder, run  # noqa: F401  (a fixture)
 from test_records import made_up
 
 from itaclip import InputError
-from itaclip.loop import SKIPPED
-from itaclip.paper import compare, comparison_lines
-from itaclip.records import write_record
-from itaclip.selection import select
+from itaclip.evaluation.loop import SKIPPED
+from itaclip.evaluation.published import compare, comparison_lines
+from itaclip.evaluation.records import write_record
+from itaclip.evaluation.selection import select
 
 
 def test_selection():

@@ -9,13 +9,7 @@ import reference
 import torch
 
 from itaclip import InputError
-from itaclip.postprocess import (
-    class_areas,
-    class_scores,
-    close_labels,
-    label_map,
-    small_classes,
-)
+from itaclip.postprocess import class_areas, class_scores, close_labels, label_map, small_classes
 from itaclip.refinement import pamr, pamr_strips, pamr_weights
 from itaclip.sliding_window import WindowAssembler, sliding_windows, whole_image
 from itaclip.views import gaussian_blur, grayscale, make_views

@@ -14,8 +14,8 @@ from test_evaluation import folder  # noqa: F401  (a fixture)
 import itaclip
 from itaclip import InputError
 from itaclip.clip_model import OPENAI_MODELS
-from itaclip.evaluation import evaluate
-from itaclip.paper import (
+from itaclip.evaluation.command import evaluate
+from itaclip.evaluation.published import (
     BENCHMARKS,
     PUBLISHED,
     benchmark_of,
@@ -23,7 +23,13 @@ from itaclip.paper import (
     comparison_lines,
     expected_images,
 )
-from itaclip.records import config_entry, data_manifest, read_record, settings_sha256, write_record
+from itaclip.evaluation.records import (
+    config_entry,
+    data_manifest,
+    read_record,
+    settings_sha256,
+    write_record,
+)
 
 CONFIGS = sorted((PROJECT / "configs").rglob("cfg_*.py"))
 

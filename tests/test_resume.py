@@ -15,7 +15,7 @@ from conftest import PROJECT
 from PIL import Image
 from starts import Start, comparable, pictures, record, write_data
 
-from itaclip.journal import (
+from itaclip.evaluation.journal import (
     Entry,
     JournalFile,
     NotKeptError,

@@ -219,7 +219,7 @@ def test_one_bar_over_heavy_images_alone(many, scores, tiny_clip_path, monkeypat
                 totals.append((self.n, self.total))
             super().close()
 
-    monkeypatch.setattr("itaclip.progress.tqdm", Bar)
+    monkeypatch.setattr("itaclip.runtime.progress.tqdm", Bar)
     if many:
         monkeypatch.setattr(f"itaclip.segmentor._MANY_{many.upper()}", 4)
     settings = dict(pamr=dict(num_iter=3, dilations=(2, 4)), image_engineering_weight=0.7)

@@ -12,7 +12,7 @@ from PIL import Image
 from starts import Start, comparable, pictures, record, write_data
 from test_resume import finished, journals, wait_for_images
 
-from itaclip.journal import read_journal
+from itaclip.evaluation.journal import read_journal
 from itaclip.storybook import CLASSES, PALETTE
 from itaclip.storybook.benchmark import evaluation_scene
 

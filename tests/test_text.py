@@ -9,7 +9,7 @@ import torch
 from mmseg.utils.tokenizer import tokenize
 
 from itaclip import InputError, Vocabulary
-from itaclip.text_cache import TextCache
+from itaclip.runtime.text_cache import TextCache
 from itaclip.text_encoder import TextEncoder, imagenet_templates
 
 NAMES = ["cat", "traffic light", "Café", "the, house", "tv monitor 42", "x"]

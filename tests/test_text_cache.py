@@ -9,8 +9,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from itaclip import text_cache
-from itaclip.text_cache import TextCache
+from itaclip.runtime import text_cache
+from itaclip.runtime.text_cache import TextCache
 
 KEY, OTHER = "k" * 64, "o" * 64
 FEATURES = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))

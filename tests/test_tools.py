@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from itaclip import InputError
-from itaclip.evaluation import load_config, parse_arguments
+from itaclip.evaluation.command import load_config, parse_arguments
 
 
 @pytest.fixture

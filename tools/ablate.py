@@ -25,12 +25,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout without installation
 
-from itaclip.ablation import STUDIES, Store, Study, evaluate_plan, make_plan
-from itaclip.ablation.report import sharing, sharing_line, write_report
-from itaclip.ablation.studies import backbone_studies
 from itaclip.errors import InputError
-from itaclip.evaluation import load_config, parse_arguments, run_tool
-from itaclip.paths import resolve_path
+from itaclip.evaluation.ablation import STUDIES, Store, Study, evaluate_plan, make_plan
+from itaclip.evaluation.ablation.report import sharing, sharing_line, write_report
+from itaclip.evaluation.ablation.studies import backbone_studies
+from itaclip.evaluation.command import load_config, parse_arguments, run_tool
+from itaclip.runtime.files import resolve_path
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

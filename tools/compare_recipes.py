@@ -16,12 +16,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout without installation
 
-from itaclip.ablation import Study, evaluate_plan, make_plan
-from itaclip.ablation.studies import LAMBDA, own
 from itaclip.errors import InputError
-from itaclip.evaluation import load_config, parse_arguments, run_tool
-from itaclip.paths import resolve_path
+from itaclip.evaluation.ablation import Study, evaluate_plan, make_plan
+from itaclip.evaluation.ablation.studies import LAMBDA, own
+from itaclip.evaluation.command import load_config, parse_arguments, run_tool
 from itaclip.recipes import RECIPES
+from itaclip.runtime.files import resolve_path
 
 DEFAULT = [
     *("clip", "maskclip", "sclip", "clearclip", "naclip", "itaclip", "itaclip_gaussian"),

@@ -16,7 +16,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 import gradio as gr
 
 from ..errors import InputError
-from ..visualization import save_picture
+from ..runtime.pictures import save_picture
 from . import fragments
 from .examples import Example
 from .workbench import Settings, Visit, Workbench, open_image, result_of

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
-from ..api import EncodedImage, Segmenter
 from ..errors import InputError
-from ..images import read_image, resize
-from ..inspection import attention_at
+from ..predict.images import read_image, resize
+from ..predict.inspection import attention_at
+from ..predict.load import EncodedImage, Segmenter
+from ..predict.segmentation import Segmentation
+from ..predict.words import make_vocabulary
 from ..recipes import RECIPES
 from ..refinement import parse_pamr
-from ..segmentation import Segmentation
 from ..views import make_views
 from ..vocabulary import Vocabulary
-from ..words import make_vocabulary
 
 # Larger images are shrunk to this long side, which bounds a visitor's time and memory.
 LONG_SIDE = 1024

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from ..paths import resolve_path
+from ..runtime.files import resolve_path
 from ..vocabulary import load_class_names
 from .backends import DEFAULT_MODEL, BackendError, openai_backend, transformers_backend
 from .generate import finished_texts, generate

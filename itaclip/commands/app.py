@@ -8,9 +8,9 @@ import signal
 import socket
 import tempfile
 
-from ..api import DEFAULT_MODEL, Segmenter, load
 from ..clip_model import OPENAI_MODELS, cache_folder
 from ..errors import InputError
+from ..predict.load import DEFAULT_MODEL, Segmenter, load
 
 _SHIPPED = "storybook-tiny"
 _EXAMPLES = """examples:

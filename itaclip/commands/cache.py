@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..text_cache import TextCache
+from ..runtime.text_cache import TextCache
 
 
 def add_to(subparsers: argparse._SubParsersAction) -> None:

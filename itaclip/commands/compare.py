@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..inspection import COMPARED, compare, comparison_figure
+from ..predict.inspection import COMPARED, compare, comparison_figure
 from .options import (
     add_figure_options,
     add_model_options,

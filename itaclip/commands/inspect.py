@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..inspection import LOOKED_AT, attention_at, attention_figure
+from ..predict.inspection import LOOKED_AT, attention_at, attention_figure
 from .options import add_figure_options, add_model_options, load_model, parse_pixel, save_figure
 
 _EXAMPLES = """examples:

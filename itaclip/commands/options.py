@@ -8,10 +8,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..api import Segmenter, load
 from ..errors import InputError
+from ..predict.load import Segmenter, load
 from ..recipes import RECIPES
-from ..visualization import picture_format, save_picture
+from ..runtime.pictures import picture_format, save_picture
 from ..vocabulary import load_class_names
 
 

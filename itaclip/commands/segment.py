@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from ..errors import InputError
-from ..images import find_images
-from ..paths import written_aside
-from ..segmentation import Segmentation
-from ..visualization import picture_format
+from ..predict.images import find_images
+from ..predict.segmentation import Segmentation
+from ..runtime.files import written_aside
+from ..runtime.pictures import picture_format
 from .options import add_model_options, add_word_options, load_model, outputs, words
 
 _EXAMPLES = """examples:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..tower import Reads, Tower
+from .tower import Reads, Tower
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..attention import attend, self_self
-from ..tower import Reads, Tower
+from .attention import attend, self_self
 from .base import Recipe, key
+from .tower import Reads, Tower
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..attention import (
+from ..errors import InputError
+from .attention import (
     SIMILARITY_TERMS,
     TERMS,
     gaussian_neighbourhood,
     mean_over_blocks,
     sum_of_terms,
 )
-from ..errors import InputError
-from ..patch_tokens import above_mean, cosine_similarity
-from ..tower import Reads, Tower
 from .base import Recipe, key
+from .patch_tokens import above_mean, cosine_similarity
+from .tower import Reads, Tower
 
 
 @dataclass(frozen=True, kw_only=True)

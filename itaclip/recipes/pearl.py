@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention import procrustes_rotation
-from ..tower import Tower
+from .attention import procrustes_rotation
 from .base import Recipe, key
+from .tower import Tower
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention import SIMILARITY_TERMS, gaussian_neighbourhood, mean_over_blocks
 from ..refinement import pamr
-from ..tower import Reads, Tower
+from .attention import SIMILARITY_TERMS, gaussian_neighbourhood, mean_over_blocks
 from .base import Recipe, key
+from .tower import Reads, Tower
 
 # The labelling of the first pass, and the blur along a row of the map, as published.
 _LABEL_SCALE = 40

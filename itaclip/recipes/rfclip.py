@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention import mean_over_blocks
 from ..errors import InputError
-from ..patch_tokens import aggregate, cosine_similarity, mean_3x3
-from ..tower import Reads, Tower
+from .attention import mean_over_blocks
 from .base import Recipe, key
+from .patch_tokens import aggregate, cosine_similarity, mean_3x3
+from .tower import Reads, Tower
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention import attend
-from ..patch_tokens import (
+from .attention import attend
+from .base import Recipe, key
+from .patch_tokens import (
     above_mean,
     aggregate,
     cosine_similarity,
     local_outliers,
     replace_by_neighbours,
 )
-from ..tower import Reads, Tower
-from .base import Recipe, key
+from .tower import Reads, Tower
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -329,8 +329,8 @@ def prepare(
     Raises:
         AssertionError: a benchmark could not be prepared; the reason is on standard error.
     """
-    from preparation.command import prepare_benchmarks
-    from preparation.settings import Settings
+    from itaclip.data.preparation.command import prepare_benchmarks
+    from itaclip.data.preparation.settings import Settings
 
     lines: list[str] = []
     options = {"may_download": False, "say": lines.append, **settings}

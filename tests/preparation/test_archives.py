@@ -8,11 +8,12 @@ import zipfile
 
 import mini_datasets as mini
 import pytest
-from preparation import PreparationError, sources
-from preparation.archives import open_members, relative_below
-from preparation.download import Download
-from preparation.settings import Settings
-from preparation.sources import Part, find_folder, provide_folder
+
+from itaclip.data.preparation import PreparationError, sources
+from itaclip.data.preparation.archives import open_members, relative_below
+from itaclip.data.preparation.download import Download
+from itaclip.data.preparation.settings import Settings
+from itaclip.data.preparation.sources import Part, find_folder, provide_folder
 
 PART = Part("images/val", ("val2017",), r"\d+\.txt", Download("a.zip", how_to_get="ask"))
 FILES = {f"top/val2017/{n}.txt": bytes([n]) * 1000 for n in range(5)}

@@ -6,8 +6,9 @@ import shutil
 import mini_datasets as mini
 import numpy as np
 import pytest
-from preparation import PreparationError
-from preparation.context import read_annotations
+
+from itaclip.data.preparation import PreparationError
+from itaclip.data.preparation.context import read_annotations
 
 COCO = "coco_stuff164k"
 COCO_VAL = f"{COCO}/annotations/val2017"

@@ -6,8 +6,14 @@ from pathlib import Path
 import mini_datasets as mini
 import numpy as np
 import pytest
-from preparation import PreparationError, convert
-from preparation.convert import MaskJob, convert_masks, write_atomically, write_if_changed
+
+from itaclip.data.preparation import PreparationError, convert
+from itaclip.data.preparation.convert import (
+    MaskJob,
+    convert_masks,
+    write_atomically,
+    write_if_changed,
+)
 
 
 @pytest.mark.parametrize("problem", [KeyboardInterrupt, OSError(28, "No space left on device")])

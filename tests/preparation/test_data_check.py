@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import itaclip  # noqa: F401  (registers the data sets)
-from itaclip.data_check import build_dataset, check_cheap, check_places
-from itaclip.data_problems import Problem, format_problems, has_errors
-from itaclip.mask_check import check_full
+from itaclip.data.check import build_dataset, check_cheap, check_places
+from itaclip.data.mask_check import check_full
+from itaclip.data.problems import Problem, format_problems, has_errors
 
 PROJECT = mini.DATASETS_FOLDER.parent
 PREFIX = dict(img_path="images", seg_map_path="masks")

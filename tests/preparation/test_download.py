@@ -8,8 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import mini_datasets
 import numpy as np
 import pytest
-from preparation import PreparationError, download
-from preparation.download import Download, fetch, human_size
+
+from itaclip.data.preparation import PreparationError, download
+from itaclip.data.preparation.download import Download, fetch, human_size
 
 CONTENT = np.random.default_rng(7).integers(0, 256, 300_007, np.uint8).tobytes()
 SHA1 = "sha1:" + hashlib.sha1(CONTENT).hexdigest()
@@ -190,9 +191,9 @@ def test_preparation_fetches_what_is_missing(server, tmp_path, monkeypatch, caps
     """ADE20K from nothing: the archive comes from the (mirrored) net, and its checksum counts."""
     import dataclasses
 
-    from preparation import ade
-    from preparation.command import prepare_benchmarks
-    from preparation.settings import Settings
+    from itaclip.data.preparation import ade
+    from itaclip.data.preparation.command import prepare_benchmarks
+    from itaclip.data.preparation.settings import Settings
 
     raw = mini_datasets.make_ade(tmp_path / "served")
     server.content = (raw / "ADEChallengeData2016.zip").read_bytes()

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mini_datasets import CITYSCAPES_CLASSES, CITYSCAPES_IDS, encode_rle, label_png
 from PIL import Image
-from preparation import PreparationError, labels
-from preparation.rle import decode_rle, decompress_counts
+
+from itaclip.data.preparation import PreparationError, labels
+from itaclip.data.preparation.rle import decode_rle, decompress_counts
 
 
 def test_coco_tables_at_every_gap():

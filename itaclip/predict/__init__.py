@@ -1,0 +1,1 @@
+"""Single pictures: `load()`, `Segmenter`, `Segmentation`, words and looks inside a model."""

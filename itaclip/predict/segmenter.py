@@ -1,0 +1,326 @@
+"""A loaded model that segments pictures into words, without being changed by it."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import InputError
+from ..postprocess import check_postprocess
+from ..recipes import RECIPES, Recipe
+from ..recipes.base import keys_of
+from ..runtime.batches import trim_memory
+from ..runtime.pictures import class_colours
+from ..segmentor import DenseFeatures, ITACLIPSegmentor
+from .images import find_images, read_image, resize, resized_shape, source_of
+from .segmentation import Segmentation
+from .words import BACKGROUND, make_vocabulary
+
+ImageLike = str | Path | Image.Image | np.ndarray
+Classes = str | Sequence[str | Sequence[str]]
+Background = bool | str | Sequence[str] | None
+_MAX_VOCABULARIES = 16  # kept with their text features
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """A picture and its features, for any number of questions about it.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        inputs: (3, h, w), resized and CLIP-normalised.
+        features: those of the recipe that made it; None where they depend on the words.
+        source: the file's path or ``'image'``.
+    """
+
+    image: np.ndarray = field(repr=False)
+    inputs: Tensor = field(repr=False)
+    features: DenseFeatures | None = field(repr=False)
+    source: str
+    made_by: tuple = field(repr=False)
+
+
+class Segmenter:
+    """A loaded model that segments pictures into words; made by :func:`load`.
+
+    Methods leave it as it is, so that one may be shared by threads.
+    """
+
+    def __init__(
+        self,
+        segmentor: ITACLIPSegmentor,
+        short_side: int | None = None,
+        max_long_side: int | None = None,
+        max_result_side: int | None = None,
+    ) -> None:
+        self.segmentor = segmentor
+        self.short_side, self.max_long_side = short_side, max_long_side
+        self.max_result_side = max_result_side
+        self._vocabularies: dict[tuple, ITACLIPSegmentor] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return self.segmentor.text_features.device
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.segmentor.image_encoder.recipe
+
+    def describe(self) -> str:
+        """Device, precision, windows and size, in a line."""
+        encoder, sliding = self.segmentor.image_encoder, self.segmentor.sliding
+        windows = "the whole picture at once"
+        if sliding:
+            (height, width), (down, right) = sliding
+            windows = f"windows of {height}x{width} every {down}x{right} pixels"
+        size = "its own size" if self.short_side is None else f"short side {self.short_side}"
+        views = len(self.segmentor.views)
+        return f"{self.device}, {str(encoder.dtype)[6:]}, {size}, {windows}, {views} view(s) each"
+
+    def with_recipe(self, recipe: str | Mapping | Recipe) -> "Segmenter":
+        """A segmenter with another recipe that shares this one's weights.
+
+        Raises:
+            InputError: see :func:`itaclip.recipes.resolve_recipe`.
+        """
+        depth = len(self.segmentor.image_encoder.visual.transformer.resblocks)
+        variant = self.segmentor.variant(fitting(recipe, depth))
+        return Segmenter(variant, self.short_side, self.max_long_side, self.max_result_side)
+
+    # ---- one picture ----------------------------------------------------------------------------
+
+    def encode(self, image: ImageLike | EncodedImage, source: str | None = None) -> EncodedImage:
+        """Reads a picture and keeps its features, so that other words take no encoder pass.
+
+        Args:
+            image: see :func:`itaclip.predict.images.read_image`.
+            source: what results and messages call it; None takes the path, or ``'image'``.
+
+        Raises:
+            InputError: the picture cannot be read, or is too small or too narrow.
+        """
+        made_by = self._made_by()
+        if isinstance(image, EncodedImage):
+            if image.made_by == made_by:
+                return image
+            pixels, source = image.image, source or image.source
+        else:
+            source = source or source_of(image)
+            pixels = read_image(image, source)
+        inputs = self.network_input(pixels, source)
+        kept = None if self.recipe.needs_text else self.segmentor.extract_feat(inputs)
+        return EncodedImage(pixels, inputs, kept, source, made_by)
+
+    def network_input(self, pixels: np.ndarray, source: str = "image") -> Tensor:
+        """(H, W, 3) uint8 RGB → (3, h, w), resized and normalised, on the device.
+
+        Raises:
+            InputError: a side is shorter than a patch.
+        """
+        resized = resize(pixels, self.short_side, self.max_long_side)
+        patch = self.segmentor.image_encoder.patch_size
+        if min(resized.shape[:2]) < patch:
+            before, after = ("x".join(map(str, p.shape[:2])) for p in (pixels, resized))
+            raise InputError(
+                f"{source}: its {before} pixels (height x width) come to {after} in the network, "
+                f"but it needs {patch} at least on each side; enlarge, crop or pad the picture."
+            )
+        bgr = torch.from_numpy(np.ascontiguousarray(resized[..., ::-1].transpose(2, 0, 1)))
+        return self.segmentor.data_preprocessor({"inputs": [bgr]})["inputs"][0]
+
+    def _made_by(self) -> tuple:
+        """Equal for segmenters that make equal features of a picture."""
+        encoder = self.segmentor.image_encoder
+        views = tuple((view.name, view.weight) for view in self.segmentor.views)
+        sizes = (self.short_side, self.max_long_side, self.segmentor.sliding)
+        return (encoder.visual, encoder.recipe, encoder.precision, views, *sizes)
+
+    def segment(
+        self,
+        image: ImageLike | EncodedImage,
+        classes: Classes | None = None,
+        *,
+        background: Background = None,
+        auxiliary_texts: Mapping[str, str] | None = None,
+        aux_text_weight: float | None = None,
+        prob_thd: float | None = None,
+        area_thd: float | None = None,
+        scores: bool = True,
+    ) -> Segmentation:
+        """Segments a picture into words.
+
+        Args:
+            image: a path, a Pillow image, an array (RGB; see
+            :func:`itaclip.predict.images.read_image`), or
+                what :meth:`encode` made: that of another recipe or model is encoded anew.
+            classes: per class a name or a list of names; or a string in which ``;`` separates
+                classes and ``,`` the names of one: ``"cat; sofa, couch"``. None takes the config's.
+            background: words for everything else, as a list or a string with commas. They are class
+                0, called "background", and the other classes count from 1. True takes
+                common surroundings (:data:`itaclip.predict.words.SURROUNDINGS`) but for those that
+                are
+                classes. None: no such class, so that every pixel gets one of the others.
+            auxiliary_texts: a text about every class, by one of its names.
+            aux_text_weight: α, their share, from 0 to 1.
+            prob_thd: pixels whose best score is below become background, so it needs one.
+            area_thd: classes with at most this share of the area of all but class 0 go; 0 is off.
+            scores: False leaves the scores out, which bounds the memory of large pictures.
+
+        Where None, the last four are as loaded.
+
+        Raises:
+            InputError: the picture or the words cannot be used.
+        """
+        segmentor = self._with_words(classes, background, auxiliary_texts, aux_text_weight)
+        segmentor = _with_thresholds(segmentor, classes is None, prob_thd, area_thd)
+        segmentor.return_scores = scores
+        encoded = self.encode(image)
+        size = encoded.image.shape[:2]
+        made = resized_shape(size, None, self.max_result_side)
+        labels, values = segmentor.segment(encoded.inputs, made, encoded.features)
+        vocabulary = segmentor.vocabulary
+        names = vocabulary.first_names
+        return Segmentation(
+            encoded.image,
+            _enlarged(labels.cpu().numpy().astype(np.int32), size),
+            None if values is None else _enlarged(values.float().cpu().numpy(), size),
+            (BACKGROUND, *names[1:]) if vocabulary.background else names,
+            class_colours(vocabulary.num_classes, vocabulary.background),
+            encoded.source,
+        )
+
+    def _with_words(
+        self,
+        classes: Classes | None,
+        background: Background,
+        auxiliary_texts: Mapping[str, str] | None,
+        aux_text_weight: float | None,
+    ) -> ITACLIPSegmentor:
+        """The segmentor with these words; those of the last calls are kept."""
+        if classes is not None:
+            vocabulary = make_vocabulary(classes, background, auxiliary_texts)
+        elif background is not None or auxiliary_texts is not None:
+            raise InputError(
+                "classes: expected the classes along with background and auxiliary_texts."
+            )
+        else:
+            vocabulary = self.segmentor.vocabulary
+            if not vocabulary.num_classes:
+                raise InputError("classes: expected words, such as 'cat; sofa, couch'; got none.")
+        key = (vocabulary, aux_text_weight)
+        found = self._vocabularies.get(key)
+        if found is None:
+            found = self.segmentor.variant(vocabulary=vocabulary, aux_text_weight=aux_text_weight)
+            while len(self._vocabularies) >= _MAX_VOCABULARIES:
+                self._vocabularies.pop(next(iter(self._vocabularies)), None)
+            self._vocabularies[key] = found
+        return found.variant()
+
+    # ---- many pictures --------------------------------------------------------------------------
+
+    def segment_batch(
+        self,
+        images: Iterable[ImageLike | EncodedImage],
+        classes: Classes | None = None,
+        *,
+        on_error: Callable[[str, InputError], object] | None = None,
+        **options: Any,
+    ) -> Iterator[Segmentation]:
+        """Segments one picture after the other and yields each result.
+
+        Args:
+            images: as for :meth:`segment`.
+            classes: as for :meth:`segment`, like the further options.
+            on_error: called as ``on_error(source, error)`` for a picture that cannot be used,
+                which is then left out; None raises the error. What is wrong with the words is
+                always raised.
+        """
+        words = ("background", "auxiliary_texts", "aux_text_weight")
+        self._with_words(classes, *(options.get(key) for key in words))
+        for index, image in enumerate(images):
+            named = isinstance(image, str | Path | EncodedImage)
+            source = None if named else f"image {index}"
+            try:
+                encoded = self.encode(image, source)
+            except InputError as error:
+                if on_error is None:
+                    raise
+                on_error(source or source_of(image), error)
+                continue
+            yield self.segment(encoded, classes, **options)
+            trim_memory()
+
+    def segment_folder(
+        self,
+        folder: str | Path,
+        classes: Classes | None = None,
+        *,
+        on_error: Callable[[str, InputError], object] | None = None,
+        **options: Any,
+    ) -> Iterator[Segmentation]:
+        """As :meth:`segment_batch`, for the pictures of a folder or glob pattern, sorted by name.
+
+        Raises:
+            InputError: there are none.
+        """
+        return self.segment_batch(find_images(folder), classes, on_error=on_error, **options)
+
+
+def _enlarged(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Labels (h, w), by the nearest, or scores (h, w, C), bilinearly, at (H, W)."""
+    if array.shape[:2] == size:
+        return array
+    if array.ndim == 2:
+        return cv2.resize(array, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    result = np.empty((*size, array.shape[2]), np.float32)
+    for index in range(array.shape[2]):  # OpenCV takes few channels at a time
+        channel = np.ascontiguousarray(array[..., index])
+        result[..., index] = cv2.resize(channel, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return result
+
+
+def _with_thresholds(
+    segmentor: ITACLIPSegmentor, own_words: bool, prob_thd: float | None, area_thd: float | None
+) -> ITACLIPSegmentor:
+    """Sets the thresholds of one call; ``own_words``: the classes are those it was loaded with."""
+    background = segmentor.vocabulary.background
+    if prob_thd is None and not background and not own_words:
+        prob_thd = 0.0  # class 0 is like the others
+    if prob_thd and not background:
+        raise InputError(
+            f"prob_thd: {prob_thd} turns unsure pixels into background, but there is none; give "
+            "background=True, or its words."
+        )
+    if prob_thd is not None:
+        segmentor.prob_thd = prob_thd
+    if area_thd is not None:
+        segmentor.area_thd = area_thd or None
+    check_postprocess(
+        segmentor.logit_scale, segmentor.prob_thd, segmentor.area_thd, segmentor.label_closing
+    )
+    return segmentor
+
+
+def fitting(recipe: str | Mapping | Recipe, depth: int) -> str | Mapping | Recipe:
+    """A named recipe for a tower of another depth: its blocks at the same relative depth."""
+    base = RECIPES.get(recipe) if isinstance(recipe, str) else None
+    if base is None or base.depth in (None, depth):
+        return recipe
+    blocks = [
+        key
+        for key, metadata in keys_of(base).items()
+        if metadata["kind"] in ("block", "blocks") and getattr(base, key) != ()
+    ]
+    if not blocks:
+        return recipe
+    logger.info("recipe %s: %s scaled to a tower of %d blocks", recipe, ", ".join(blocks), depth)
+    return {"recipe": recipe, **dict.fromkeys(blocks, "scaled")}

@@ -1,0 +1,1 @@
+"""What every floor stands on: files, batches, progress, pictures, the text cache."""

@@ -1,0 +1,61 @@
+"""Where configs' relative paths are looked up; files that are whole or not there at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import InputError
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+
+def resolve_path(path: str | Path, key: str) -> Path:
+    """An existing file: absolute, relative to the current folder, or to the project's root.
+
+    Args:
+        path: as written in the config.
+        key: the config's key, for the message.
+
+    Raises:
+        InputError: no such file; the message names both places.
+    """
+    if not isinstance(path, str | Path):
+        raise InputError(f"{key}: expected the path of a file, but got {path!r}.")
+    path = Path(path).expanduser()
+    places = [path] if path.is_absolute() else [Path.cwd() / path, PROJECT_ROOT / path]
+    for place in places:
+        if os.path.isfile(place):  # Path.is_file raises at names that are too long
+            return place
+    where = " nor ".join(str(place) for place in dict.fromkeys(places))
+    raise InputError(f"{key}: expected an existing file, but there is none at {where}.")
+
+
+class NotWrittenError(InputError, OSError):
+    """A file that could not be written: an :class:`OSError` whose message says all."""
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yields a path to write to, which is renamed to ``path`` when that went well.
+
+    Raises:
+        NotWrittenError: the disk is full, or the file or its folder cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        with open(aside, "rb+") as file:
+            os.fsync(file.fileno())  # whole also after a power cut
+        os.replace(aside, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise NotWrittenError(
+            f"{path}: cannot be written ({reason}); make room, or choose another place."
+        ) from error
+    finally:
+        try:
+            aside.unlink(missing_ok=True)
+        except OSError:
+            pass  # the first error says more
