@@ -1,5 +1,6 @@
 """Where configs' relative paths are looked up; files that are whole or not there at all."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,17 @@ def resolve_path(path: str | Path, key: str) -> Path:
             return place
     where = " nor ".join(str(place) for place in dict.fromkeys(places))
     raise InputError(f"{key}: expected an existing file, but there is none at {where}.")
+
+
+def digest_of(path: str | Path, algorithm: str = "sha256") -> str:
+    """The hexadecimal digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def sha256_of(path: str | Path) -> str:
+    """The hexadecimal sha256 of a file."""
+    return digest_of(path)
 
 
 class NotWrittenError(InputError, OSError):
