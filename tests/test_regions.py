@@ -145,7 +145,7 @@ def test_files_need_a_file_name():
         (dict(source="slic", compactness=-1), "regions.compactness"),
         (dict(source="sam"), "regions.model: source 'sam' needs it"),
         (dict(source="sam", model="x", order="random"), "regions.order"),
-        (dict(source="sam", model="x", pred_iou=2), "regions.pred_iou: expected a number from 0 to 1"),
+        (dict(source="sam", model="x", pred_iou=2), "regions.pred_iou: expected a number"),
         (dict(source="sam", model="x", cache=True), "regions.cache"),
     ],
 )  # fmt: skip
@@ -189,8 +189,8 @@ def tiny_sam(tmp_path_factory):
     vision = dict(hidden_size=32, output_channels=32, num_hidden_layers=1, num_attention_heads=2,
                   image_size=64, patch_size=16, mlp_dim=32, window_size=2, global_attn_indexes=[0],
                   num_pos_feats=16)  # fmt: skip
-    config = transformers.SamConfig(
-        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=mask_decoder)  # fmt: skip
+    parts = dict(vision_config=vision, prompt_encoder_config=prompts)
+    config = transformers.SamConfig(**parts, mask_decoder_config=mask_decoder)
     transformers.SamModel(config).save_pretrained(folder / "sam")
     return folder
 
