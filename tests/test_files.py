@@ -64,7 +64,7 @@ UNREADABLE = {
 }
 
 
-@pytest.mark.parametrize("make, words", UNREADABLE.values(), ids=UNREADABLE)
+@pytest.mark.parametrize(("make", "words"), UNREADABLE.values(), ids=UNREADABLE)
 def test_what_is_no_text_file_is_refused_in_a_sentence(tmp_path, make, words):
     make(tmp_path / "names.txt")
     with pytest.raises(InputError, match=re.escape(words)) as error:
@@ -94,9 +94,14 @@ def test_sha256_of_a_file(tmp_path):
 def test_a_result_appears_as_a_whole_or_not_at_all(tmp_path):
     target = tmp_path / "new" / "a.txt"
     write_whole(target, "old")
-    with pytest.raises(ZeroDivisionError), atomic_write(target) as aside:
-        aside.write_text("half")
-        raise ZeroDivisionError
+
+    def fail():
+        with atomic_write(target) as aside:
+            aside.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert target.read_text() == "old"
     assert os.listdir(target.parent) == ["a.txt"]
 
@@ -181,7 +186,7 @@ ENDS = [
 ]
 
 
-@pytest.mark.parametrize("error, code, message", ENDS, ids=lambda value: str(value)[:12])
+@pytest.mark.parametrize(("error", "code", "message"), ENDS, ids=lambda value: str(value)[:12])
 def test_every_end_has_its_code_and_its_sentence(capsys, error, code, message):
     assert run_tool(raising(error)) == code
     printed = capsys.readouterr().err
