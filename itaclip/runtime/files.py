@@ -148,12 +148,8 @@ def stand_in_for_file(head: bytes) -> str | None:
             "is a pointer of Git LFS, not the file itself; run 'git lfs pull' in its repository, "
             "or download the file."
         )
-    if (
-        head[:1024]
-        .lstrip(b"\xef\xbb\xbf \t\r\n")[:14]
-        .lower()
-        .startswith((b"<!doctype html", b"<html"))
-    ):
+    begin = head[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if begin.startswith((b"<!doctype html", b"<html")):
         return (
             "is a web page (HTML), not the file itself: the download met a page for people; "
             "download the file again from its direct address."
@@ -161,10 +157,15 @@ def stand_in_for_file(head: bytes) -> str | None:
     return None
 
 
-def sha256_of(path: str | Path) -> str:
-    """The sha256 of a file's content, in hexadecimal digits."""
+def digest_of(path: str | Path, algorithm: str = "sha256") -> str:
+    """The hexadecimal digest of a file's content."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def sha256_of(path: str | Path) -> str:
+    """The hexadecimal sha256 of a file's content."""
+    return digest_of(path)
 
 
 # ---- writing ------------------------------------------------------------------------------------
