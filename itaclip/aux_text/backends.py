@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import InputError
-from ..runtime.download import DownloadError, hub_folder
+from ..runtime.download import DownloadError
+from ..runtime.hub import hub_folder
 
 Messages = list[dict[str, str]]
 Backend = Callable[[Messages, int], str]
