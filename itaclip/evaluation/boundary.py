@@ -72,7 +72,7 @@ class BoundaryIoUMetric(BaseMetric):
         if not results:
             return {}
         kept = zip(*(result["boundary"] for result in results), strict=True)
-        intersection, union, prediction, label = (sum(a.double() for a in areas) for areas in kept)
+        intersection, union, *_ = (sum(a.double() for a in areas) for areas in kept)
         iou = intersection / union  # nan where a class does not occur
         table = PrettyTable()
         table.add_column("Class", list(self.dataset_meta["classes"]))
