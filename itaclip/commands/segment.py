@@ -9,6 +9,7 @@ from ..errors import InputError
 from ..predict.images import find_images
 from ..predict.segmentation import Segmentation
 from ..runtime.files import written_aside
+from ..runtime.outputs import check_outputs
 from ..runtime.pictures import picture_format
 from .options import add_model_options, add_word_options, load_model, outputs, words
 
@@ -135,9 +136,9 @@ def _targets(
             raise InputError(
                 f"--mask: {path}: expected a file name that ends in .png, or a folder."
             )
-    both = set(pictures.values()) & set(masks.values())
-    if both:
-        raise InputError(f"--mask: {both.pop()} is also given as --out; choose another place.")
+    files = [args.json] if args.json not in (None, "-") else []
+    inputs = [path for path in (args.class_file, args.config) if path is not None]
+    check_outputs([*pictures.values(), *masks.values(), *files], images, inputs)
     return pictures, masks
 
 
