@@ -16,7 +16,7 @@ for _name in ("mmcv", "mmseg"):
     if importlib.util.find_spec(_name) is None:
         raise InputError(
             f"evaluations and mmseg's own tools need {_name}, which is not installed; run "
-            "`pip install 'itaclip[mmseg]'`, or install your own variant of mmsegmentation and mmcv."
+            "`pip install 'itaclip[mmseg]'`, or install your own mmsegmentation and mmcv."
         )
 
 # Standard output stays free for results, and a layer that is missing is not used here.

@@ -25,7 +25,7 @@ COMMANDS = {
 }
 
 _EPILOG = """exit codes: 0 done; 1 something was left out, as listed; 2 bad input, in one sentence;
-130 interrupted. `itaclip COMMAND --help` has examples; --traceback shows where an error came from."""
+130 interrupted. `itaclip COMMAND --help` has examples; --traceback shows where errors come from."""
 
 
 def main(arguments: Sequence[str]) -> int | None:
