@@ -223,3 +223,17 @@ def test_names_never_collide_and_no_picture_is_replaced(tmp_path):
         Exporter(["gif"], ["x.png"], tmp_path)
     with pytest.raises(InputError, match="tolerance"):
         result().export("labelme", tmp_path, tolerance=-1)
+
+
+def test_segment_writes_formats_below_out(tmp_path, monkeypatch, capsys):
+    from itaclip.commands import main
+
+    monkeypatch.chdir(tmp_path)
+    scene = tmp_path / "scene.png"
+    Image.new("RGB", (112, 112), "blue").save(scene)
+    arguments = [str(scene), "--model", "storybook-tiny", "--classes", "sky; sea"]
+    main(["segment", *arguments, "--format", "labelme,yolo", "--out", "found"])
+    assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")} == {
+        "scene.png", "found/labelme/scene.json", "found/yolo/labels/scene.txt",
+        "found/yolo/data.yaml"}  # fmt: skip
+    assert "data.yaml" in capsys.readouterr().out

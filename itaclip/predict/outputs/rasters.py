@@ -1,7 +1,11 @@
 """Formats with a value for every pixel: overlays, masks, scores, GeoTIFF."""
 
 import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,14 +68,30 @@ class GeoTiffWriter(Writer):
 
     def write(self, result: Segmentation) -> list[Path]:
         path = self.own[result.source]
-        with atomic_write(path) as aside:
-            profile = label_profile(result.source, result.labels.shape, len(result.classes))
-            import rasterio
-
-            with rasterio.open(aside, "w", **profile) as target:
-                target.write(result.labels.astype(profile["dtype"]), 1)
-                describe(target, result.classes, result.palette)
+        profile = label_profile(result.source, result.labels.shape, len(result.classes))
+        with atomic_write(path) as aside, created(aside, profile) as target:
+            describe(target, result.classes, result.palette)  # before the values: GDAL's order
+            target.write(result.labels.astype(profile["dtype"]), 1)
         return [path]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without rasterio's warning that a picture has no place on Earth."""
+    from rasterio.errors import NotGeoreferencedWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+@contextmanager
+def created(path: Path, profile: Mapping[str, Any]) -> Iterator[Any]:
+    """A new raster, open for writing."""
+    import rasterio
+
+    with quiet(), rasterio.open(path, "w", **profile) as target:
+        yield target
 
 
 def label_profile(source: str, size: tuple[int, int], classes: int) -> dict:
@@ -89,6 +109,7 @@ def label_profile(source: str, size: tuple[int, int], classes: int) -> dict:
         "width": width,
         "count": 1,
         "dtype": "uint8" if classes <= 256 else "uint16",
+        **({"photometric": "palette"} if classes <= 256 else {}),
         "compress": "deflate",
         "tiled": True,
         "blockxsize": 256,
@@ -99,30 +120,24 @@ def label_profile(source: str, size: tuple[int, int], classes: int) -> dict:
 
 def georeference(source: str, size: tuple[int, int]) -> dict:
     """``crs`` and ``transform`` of a picture's file; empty if it has none."""
-    import warnings
-
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    from rasterio.errors import RasterioError
 
     if not Path(source).is_file():
         return {}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(source) as picture:
-                if picture.shape != tuple(size):
-                    return {}  # turned by EXIF: no GeoTIFF
-                found = {}
-                if picture.crs is not None:
-                    found["crs"] = picture.crs
-                if not picture.transform.is_identity:
-                    found["transform"] = picture.transform
-                return found
+        with quiet(), rasterio.open(source) as picture:
+            if picture.shape != tuple(size):
+                return {}  # turned by EXIF: no GeoTIFF
+            found = {} if picture.crs is None else {"crs": picture.crs}
+            if not picture.transform.is_identity:
+                found["transform"] = picture.transform
+            return found
     except RasterioError:  # a kind of picture that GDAL does not read has no georeference
         return {}
 
 
-def describe(target, classes, palette) -> None:
+def describe(target: Any, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> None:
     """Names and colours of the classes into an open GeoTIFF."""
     target.update_tags(classes=json.dumps(list(classes), ensure_ascii=False))
     target.set_band_description(1, "class index")
