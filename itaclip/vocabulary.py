@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .errors import InputError
+from .runtime.files import open_regular
 
 ClassNames = tuple[tuple[str, ...], ...]
 AuxiliaryEntries = dict[str, tuple[str, int]]
@@ -245,10 +246,13 @@ def shortened(text: str, limit: int = 60) -> str:
 def _read_lines(path: str | Path) -> list[str]:
     """The lines of a UTF-8 file with or without BOM and with any line ends."""
     try:
-        size = os.path.getsize(path)
-        raw = Path(path).read_bytes() if size <= _MAX_BYTES else b""
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            raw = file.read(_MAX_BYTES) if size <= _MAX_BYTES else b""
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be read ({reason}).") from None

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..errors import BadSampleError
 from .check import LabelLookup, configured_lookup, load_samples, transforms_of
-from .loading import LABEL_MODES, MAX_PIXELS, check_image, open_picture
+from .loading import LABEL_MODES, MAX_PIXELS, check_image, opened
 from .problems import Problem
 
 
@@ -167,7 +167,7 @@ def _check_mask(
         return nothing, [Problem("error", path, message, kind)]
 
     try:
-        with open_picture(_content(path), path, "mask") as image:
+        with opened(_content(path), path, "mask") as image:
             if image.mode not in modes:
                 return wrong(_mode_message(image.mode), f"mode {image.mode}")
             if image.format == "JPEG":

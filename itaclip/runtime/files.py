@@ -1,9 +1,12 @@
 """Where configs' relative paths are looked up; files that are whole or not there at all."""
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import InputError
 
@@ -29,6 +32,27 @@ def resolve_path(path: str | Path, key: str) -> Path:
             return place
     where = " nor ".join(str(place) for place in dict.fromkeys(places))
     raise InputError(f"{key}: expected an existing file, but there is none at {where}.")
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Opens a regular file to read: a pipe would wait for ever, a device never end.
+
+    Raises:
+        InputError: it is something else.
+        OSError: it cannot be opened; a folder raises :class:`IsADirectoryError`.
+    """
+    waits_for_nobody = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, os.O_RDONLY | waits_for_nobody)
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise InputError(
+        f"{path}: expected a file, but this is a pipe, a socket or a device; save its content in a "
+        "file first."
+    )
 
 
 class NotWrittenError(InputError, OSError):
