@@ -15,6 +15,7 @@ H, W: height and width in pixels.
 """
 
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,6 @@ from mmseg.registry import TRANSFORMS
 from PIL import Image
 
 from ..errors import BadSampleError, InputError
-from ..runtime.config import one_line
 from ..runtime.decoding import (
     MAX_PIXELS,
     UNREADABLE,
@@ -41,7 +41,7 @@ from ..runtime.decoding import (
     white_of,
     wide_values,
 )
-from ..runtime.files import open_regular
+from ..runtime.files import one_line, open_regular
 
 # Pillow's names of pictures with one number per pixel; a palette's numbers are its indices.
 LABEL_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -213,8 +213,8 @@ def _content(
     file_client_args: dict | None = None,
 ) -> bytes:
     try:
-        if backend_args is None and file_client_args is None and "://" not in str(path):
-            with open_regular(path) as file:
+        if backend_args is None and file_client_args is None and os.path.exists(path):
+            with open_regular(path) as file:  # not what never ends
                 return file.read()
         if file_client_args is not None:
             return fileio.FileClient.infer_client(file_client_args, path).get(path)

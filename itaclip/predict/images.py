@@ -3,6 +3,7 @@
 An image is an array (H, W, 3) uint8, RGB. Evaluations read their images with mmcv instead.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,12 +66,11 @@ def read_image(source: object, name: str | None = None, bits: int | None = None)
     check_bits(bits)
     if isinstance(source, str | Path):
         name = name or str(source)
-        if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", str(source)):
-            raise InputError(
-                f"{name}: this is an address, and nothing is fetched from the web; download the "
-                "picture and give its path."
-            )
-        with _readable(name), open_regular(Path(source).expanduser()) as file:
+        refuse_address(source)
+        path = Path(source).expanduser()
+        if os.path.isdir(path):  # Path.is_dir raises at names that are too long
+            raise InputError(f"{name}: expected an image file, but this is a folder.")
+        with _readable(name), open_regular(path, name) as file:
             return _from_pillow(open_picture(file), name, bits, file)
     name = name or "image"
     if isinstance(source, Image.Image):
@@ -82,6 +82,19 @@ def read_image(source: object, name: str | None = None, bits: int | None = None)
         f"{name}: expected a path, a Pillow image or a numpy array, but got "
         f"{type(source).__name__}; convert it first."
     )
+
+
+def refuse_address(path: str | Path) -> None:
+    """Says of an address of the web that it is one.
+
+    Raises:
+        InputError: it is.
+    """
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", str(path)):
+        raise InputError(
+            f"{path}: this is an address, and nothing is fetched from the web; download the "
+            "picture and give its path."
+        )
 
 
 def source_of(image: object) -> str:
@@ -96,12 +109,6 @@ def _readable(name: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError(f"{name}: there is no such file; correct the path.") from None
-    except IsADirectoryError:
-        raise InputError(f"{name}: expected an image file, but this is a folder.") from None
-    except PermissionError:
-        raise InputError(f"{name}: the file may not be read; change its permissions.") from None
     except UnidentifiedImageError:
         raise InputError(
             f"{name}: this is no picture that can be read; save it as PNG or JPEG."
@@ -129,8 +136,8 @@ def _from_pillow(
                 f"{name}: the picture is too large: {height}x{width} pixels (height x width) are "
                 f"more than {limit}; shrink it, or cut it into parts."
             )
-    orientation = picture.getexif().get(_EXIF_ORIENTATION)
     wide_colours = file is not None and picture.mode in ("RGB", "RGBA") and bits_of(picture) == 16
+    orientation = picture.getexif().get(_EXIF_ORIENTATION)  # decodes some formats
     if wide_colours:
         pixels = _from_array(_wide_colours(file), name, bits)
     elif picture.mode.startswith("I"):
@@ -290,9 +297,10 @@ def find_images(pattern: str | Path) -> list[Path]:
     Raises:
         InputError: there is none.
     """
+    refuse_address(pattern)
     text = str(Path(pattern).expanduser())
     path = Path(text)
-    if path.is_dir():
+    if os.path.isdir(path):
         found = [p for p in path.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES]
         if not found:
             raise InputError(
@@ -300,7 +308,7 @@ def find_images(pattern: str | Path) -> list[Path]:
                 "one, or a pattern such as 'folder/**/*.jpg'."
             )
         return sorted(found)
-    if path.exists() or not has_magic(text):
+    if os.path.exists(path) or not has_magic(text):
         return [path]
     found = [Path(p) for p in glob(text, recursive=True) if Path(p).is_file()]
     if not found:
