@@ -1,4 +1,4 @@
-"""Pictures that would hang, blow up or darken: each ends in a sentence, at once and in little memory.
+"""Pictures that would hang, blow up or darken: each ends in a sentence, at once, in little memory.
 
 Memory is what Python's objects and numpy's arrays take at most, as tracemalloc counts it.
 """
@@ -145,7 +145,7 @@ def test_a_transparent_picture_takes_little_more_than_itself(tmp_path, monkeypat
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert tuple(pixels[1234, 7]) == (132, 137, 142)
-        assert peak < 1.2 * pixels.nbytes
+        assert peak < 1.5 * pixels.nbytes
 
 
 # ---- more than eight bits -----------------------------------------------------------------------
