@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 from mmseg.registry import MODELS
 
+from ..checks import is_integer
 from ..errors import InputError
 from ..evaluation.distributed import ProcessLostError
 from .batches import is_out_of_memory
@@ -118,7 +119,7 @@ def check_parts(config: Mapping[str, Any], path: Path) -> None:
     expect(dataset, Mapping, "test_dataloader.dataset", "a dict")
     for key, low in (("batch_size", 1), ("num_workers", 0)):
         value = loader.get(key, low)
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        if not is_integer(value, low):
             raise InputError(
                 f"{path}: test_dataloader.{key}: expected an integer from {low}, but got {value!r}."
             )
