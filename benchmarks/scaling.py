@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.case import Case, check_device, drawn_picture, environment, find_weights
 from benchmarks.memory import PeakRecorder, StageRecorder, in_child
 from benchmarks.report import large_sentence, scaling_markdown
-from itaclip.evaluation.command import run_tool
+from itaclip.runtime.tool import run_tool
 from itaclip.vocabulary import Vocabulary
 
 # The network's input, the output, queries, stride and batch that the axes vary one of.

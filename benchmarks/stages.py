@@ -28,8 +28,8 @@ from benchmarks.memory import PeakRecorder, StageRecorder, in_child
 from benchmarks.report import stages_markdown
 from itaclip.clip_model import load_clip
 from itaclip.errors import InputError
-from itaclip.evaluation.command import run_tool
 from itaclip.runtime.stages import stage
+from itaclip.runtime.tool import run_tool
 from itaclip.sliding_window import WindowGrid
 from itaclip.text_encoder import imagenet_templates
 

@@ -78,7 +78,7 @@ def test_settings_overrule_a_config():
     model = itaclip.load(config=PROJECT / "configs/cfg_storybook.py", recipe="naclip", **given)
     assert model.segmentor.settings.windows == Windows((112, 112), (28, 28))
     assert model.short_side == 120
-    assert model.segmentor.label_closing == 0
+    assert model.segmentor.settings.label_closing == 0
     assert model.recipe.gaussian_std == 5
     assert "float32" in model.describe()
 

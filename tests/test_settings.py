@@ -64,7 +64,7 @@ def test_numpy_scalars_are_numbers(kind):
 @pytest.mark.parametrize("value", [True, np.True_, "3", None, [3], math.nan, math.inf, 1j])
 def test_what_is_no_number_is_refused(value):
     for check in (checks.number, checks.integer):
-        with pytest.raises(InputError, match="key: expected .* from 0, but got"):
+        with pytest.raises(InputError, match=r"key: expected .* from 0, but got"):
             check(value, "key")
     assert not checks.is_number(value) and not checks.is_integer(value)
 

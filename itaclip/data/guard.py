@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 
 from ..checks import is_integer
 from ..errors import BadSampleError, InputError
-from ..runtime.config import one_line, raised_at
+from ..runtime.config import raised_at
+from ..runtime.files import one_line
 from .loading import LoadCheckedAnnotations, LoadCheckedImage
 
 SKIPPED = "skipped_samples"
@@ -54,7 +55,7 @@ class LabelRules:
             InputError: a metric's settings would only fail, or count wrongly, at the end of a run.
         """
         for metric in metrics:
-            wrong = [name for name in metric.metrics if name not in _MEASURES]
+            wrong = [m for m in getattr(metric, "metrics", ()) if m not in _MEASURES]
             if wrong:
                 raise InputError(
                     f"test_evaluator.iou_metrics: {wrong[0]!r} is unknown; expected a list of "

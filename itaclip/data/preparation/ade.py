@@ -3,14 +3,13 @@
 from functools import partial
 from pathlib import Path
 
-from .download import Download
+from ...runtime.download import Download
 from .labels import ade_table, read_and_map
 from .manifest import SplitReport
 from .paired import PairedSplit, Route, prepare_split
 from .settings import Settings
 from .sources import Part
 
-TREE = "ade/ADEChallengeData2016"
 ARCHIVE = Download(
     # Not the "full ADE20K", whose folders and label images are different.
     file_name="ADEChallengeData2016.zip",

@@ -8,14 +8,13 @@ was made first.
 from functools import partial
 from pathlib import Path
 
-from .download import Download
+from ...runtime.download import Download
 from .labels import coco_object_from_stuff_table, coco_object_table, coco_stuff_table, read_and_map
 from .manifest import SplitReport
 from .paired import PairedSplit, Route, output_labels, prepare_split
 from .settings import Settings
 from .sources import Part
 
-TREE = "coco_stuff164k"
 IMAGE_ARCHIVES = {
     "val": Download(
         file_name="val2017.zip",

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .benchmarks import BENCHMARKS, Benchmark
-from .errors import PreparationError
+from ...errors import InputError
+from ..benchmarks import BENCHMARKS, PREPARED, Benchmark
 from .manifest import SplitReport, manifest_path, read_manifest, write_manifest
 from .settings import Settings
 
@@ -63,7 +63,7 @@ def run(main: Callable[[], int]) -> int:
     """Run a script's main function; print errors as one line, without a traceback."""
     try:
         return main()
-    except PreparationError as error:
+    except InputError as error:
         return fail(error)
     except KeyboardInterrupt:
         print(
@@ -92,16 +92,16 @@ def prepare_benchmarks(names: Sequence[str], settings: Settings) -> int:
     """
     settings.check()
     reports: dict[Callable[..., list[SplitReport]], list[SplitReport]] = {}
-    failures: dict[Callable[..., list[SplitReport]], PreparationError] = {}
+    failures: dict[Callable[..., list[SplitReport]], InputError] = {}
     for name in dict.fromkeys(names):
         benchmark = BENCHMARKS[name]
-        tree = settings.data_root / benchmark.tree
-        recipe = benchmark.prepare
+        tree = settings.data_root / benchmark.folder
+        recipe = benchmark.prepare()
         if recipe not in reports and recipe not in failures:
             settings.remembered = _remembered_places(settings.data_root)
             try:
                 reports[recipe] = recipe(settings, tree)
-            except PreparationError as error:
+            except InputError as error:
                 failures[recipe] = error
                 fail(f"{name}: {error}")
         if recipe in reports:
@@ -128,8 +128,8 @@ def finish(
 def _remembered_places(data_root: Path) -> list[Path]:
     """Return raw folders that earlier runs used, so that they need not be named again."""
     places = []
-    for name, benchmark in BENCHMARKS.items():
-        manifest = read_manifest(manifest_path(data_root / benchmark.tree, name))
+    for name in PREPARED:
+        manifest = read_manifest(manifest_path(data_root / BENCHMARKS[name].folder, name))
         for entry in manifest.get("splits", {}).values():
             with contextlib.suppress(KeyError, TypeError):
                 places.append(Path(entry["raw"]))
@@ -161,7 +161,7 @@ def convert_tree(
 
     def main() -> int:
         if not args.path.is_dir():
-            raise PreparationError(
+            raise InputError(
                 f"{args.path}: expected the folder of the extracted download; check the path"
             )
         tree = args.out_dir or args.path
