@@ -133,6 +133,21 @@ class ImageEncoder(nn.Module):
         return features[:, 1:].unflatten(1, tower.grid), features[:, 0]
 
     @torch.no_grad()
+    def global_feature(self, image: Tensor) -> Tensor:
+        """CLIP's own feature of an image as a whole: its [CLS] token, unchanged and normalised.
+
+        Args:
+            image: (3, H, W), CLIP-normalised; it is brought to the size of the training.
+
+        Returns:
+            (E,) fp32.
+        """
+        side = (self.resolution, self.resolution)
+        whole = F.interpolate(image[None].float(), size=side, mode="bilinear", antialias=True)
+        _, cls = self.variant("clip")(whole)
+        return F.normalize(cls[0], dim=-1)
+
+    @torch.no_grad()
     def attention_maps(self, images: Tensor) -> Tensor:
         """The maps of the recipe's last block (of its first pass).
 

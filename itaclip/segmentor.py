@@ -7,9 +7,9 @@ The steps of one image, and where further ones go (each a module of its own, a k
           → similarities                        similarity_maps   propagation over patches
           → logits at the output's size         query_logits      ways in which windows meet
           → refinement                          scores            propagation over pixels
-          → scores: softmax, grouping
-          → scores: area rule                   final_scores      regions, class pruning
-          → labels: best score, closing         segment
+          → class pruning, softmax, grouping
+          → scores: regions' means, area rule   final_scores
+          → labels: best score, closing, votes  segment
 
 A step that needs all scores at once makes ``return_scores=False`` impossible or costly: labels are
 then made in strips of rows (:meth:`ITACLIPSegmentor.labels`), so it says so when settings are made.
@@ -20,7 +20,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
+import torch.nn.functional as F
 from mmengine.logging import print_log
 from mmengine.structures import PixelData
 from mmseg.models.segmentors import BaseSegmentor
@@ -30,7 +33,7 @@ from torch import Tensor
 
 from .checks import flag
 from .clip_model import load_clip, model_path
-from .data_preprocessor import CLIPDataPreprocessor, undo_flip, without_padding
+from .data_preprocessor import CLIPDataPreprocessor, flip_axes, undo_flip, without_padding
 from .errors import InputError
 from .features import DenseFeatures, row_features
 from .image_encoder import ImageEncoder, sharing
@@ -42,8 +45,19 @@ from .postprocess import (
     labels_of_strips,
     small_classes,
 )
+from .pruning import (
+    MaxScore,
+    Oracle,
+    Presence,
+    by_class,
+    leave_out,
+    presence,
+    score_maxima,
+    with_background,
+)
 from .recipes import Recipe, resolve_recipe
 from .refinement import refine, refine_strips
+from .regions import Picture, pool
 from .runtime.batches import trim_memory
 from .runtime.palette import palette_of
 from .runtime.stages import stage
@@ -67,7 +81,8 @@ class ITACLIPSegmentor(BaseSegmentor):
         attention: a recipe's name, or ``dict(recipe=name, …)`` to vary one.
         precision: ``'auto'``, ``'fp32'``, ``'bf16'`` or ``'fp16'`` of the encoder's blocks.
         aux_text_weight, image_engineering_weight, logit_scale, prob_thd, area_thd, label_closing,
-            pamr, test_cfg, window_batch, return_scores: see :class:`itaclip.settings.Settings`.
+            pamr, regions, class_pruning, test_cfg, window_batch, return_scores: see
+            :class:`itaclip.settings.Settings`.
         vocabulary: given instead of ``name_path`` and ``auxiliary_text_path`` from Python;
             ``Vocabulary.empty()`` leaves the classes to :meth:`set_vocabulary`.
         text_cache: keep text features on disk for later starts.
@@ -92,6 +107,8 @@ class ITACLIPSegmentor(BaseSegmentor):
         area_thd: float | None = None,
         label_closing: int = 0,
         pamr: Mapping | None = None,
+        regions: Mapping | None = None,
+        class_pruning: Mapping | None = None,
         precision: str = "fp32",
         test_cfg: Mapping | None = None,
         vocabulary: Vocabulary | None = None,
@@ -278,36 +295,89 @@ class ITACLIPSegmentor(BaseSegmentor):
         return WindowAssembler(windows, patches, output_size, self.text_features.device)
 
     @torch.no_grad()
-    def scores(self, logits: Tensor, guide: Tensor) -> Tensor:
-        """From logits to class scores: refinement, softmax, grouping and area rule.
+    def scores(self, logits: Tensor, guide: Tensor, picture: Picture | None = None) -> Tensor:
+        """From logits to class scores: refinement, pruning, softmax, grouping, regions, area rule.
 
         Propagation over pixels goes beside the refinement.
 
         Args:
             logits: (H, W, Q); overwritten.
             guide: (3, H', W'), the normalised image that refinement follows.
+            picture: what pruning and regions may ask about it; None knows the image alone.
 
         Returns:
             (H, W, C) in [0, 1].
         """
-        logits = refine(logits, guide, self.settings.pamr)
+        settings, owners = self.settings, self.vocabulary.query_classes
+        kept = self._present(guide, logits, picture)
+        logits = refine(logits, guide, settings.pamr)
         with stage("post-processing"):
-            scores = class_scores(logits, self.vocabulary.query_classes, self.settings.logit_scale)
-            return self.final_scores(scores)
+            if isinstance(settings.class_pruning, MaxScore):
+                best = by_class(score_maxima(logits, settings.logit_scale), owners)
+                kept = settings.class_pruning.kept(best)
+            if kept is not None:
+                kept = with_background(kept, self.vocabulary.background)
+                logits = leave_out(logits, kept, owners)
+            scores = class_scores(logits, owners, settings.logit_scale)
+            return self.final_scores(scores, picture or self._picture(guide, scores.shape[:2]))
 
-    def final_scores(self, scores: Tensor) -> Tensor:
-        """Class scores (H, W, C), overwritten, after all rules about whole classes or regions.
+    def _present(
+        self, image: Tensor, logits: Tensor | None, picture: Picture | None
+    ) -> Tensor | None:
+        """Which classes take part, (C,) bool, as far as it is known before refinement."""
+        rule, owners = self.settings.class_pruning, self.vocabulary.query_classes
+        if isinstance(rule, Oracle):
+            if picture is None or picture.truth is None:
+                raise InputError(
+                    "class_pruning: 'oracle' reads the ground truth, which this picture lacks; "
+                    "take another rule, or an evaluation with masks."
+                )
+            return rule.kept(picture.truth, self.vocabulary.num_classes)
+        if isinstance(rule, Presence):
+            with stage("encoder"):
+                own = self.image_encoder.global_feature(image) @ self.text_features.T  # Q
+            own, best = by_class(own, owners), by_class(logits.flatten(0, 1).amax(0), owners)
+            found = presence(own, best, self.settings.logit_scale)
+            return rule.kept(found, self.vocabulary.background)
+        return None
 
-        Regions and class pruning go here, before the area rule.
-        """
+    def final_scores(self, scores: Tensor, picture: Picture) -> Tensor:
+        """Class scores (H, W, C), overwritten, after all rules about whole classes or regions."""
+        regions = self.settings.regions
+        if regions is not None and regions.rule == "mean":
+            scores = pool(scores, regions.map(picture, tuple(scores.shape[:2])))
         if self.settings.area_thd is not None:
             small = small_classes(class_areas(scores), self.settings.area_thd)
             scores.index_fill_(-1, small, 0)
         return scores
 
+    def final_labels(self, labels: Tensor, scores: Tensor | None, picture: Picture) -> Tensor:
+        """Labels (H, W) after closing and the regions' rules about labels, which come last."""
+        settings = self.settings
+        if settings.label_closing:
+            labels = close_labels(labels, settings.label_closing)
+        if settings.regions is not None:
+            labels = settings.regions.relabel(labels, scores, picture)
+        return labels
+
+    def _picture(self, image: Tensor, size: Sequence[int]) -> Picture:
+        """What an image (3, H', W') itself says about the picture of ``size`` (H, W)."""
+        preprocessor = self.data_preprocessor
+
+        def pixels() -> np.ndarray:
+            shown = (image * preprocessor.std + preprocessor.mean)[None]
+            shown = F.interpolate(shown, size=tuple(size), mode="bilinear")[0].round()
+            return shown.clamp(0, 255).permute(1, 2, 0).byte().cpu().numpy()
+
+        return Picture(tuple(size), None, pixels, image.device)
+
     @torch.no_grad()
     def labels(
-        self, image: Tensor | DenseFeatures, output_size: tuple[int, int], guide: Tensor
+        self,
+        image: Tensor | DenseFeatures,
+        output_size: tuple[int, int],
+        guide: Tensor,
+        picture: Picture | None = None,
     ) -> Tensor:
         """Labels (H, W) of one image without ever holding all its scores.
 
@@ -317,17 +387,21 @@ class ITACLIPSegmentor(BaseSegmentor):
             image: (3, H', W') CLIP-normalised, or what :meth:`extract_feat` made of it.
             output_size: (H, W).
             guide: (3, H', W'), the normalised image that refinement follows.
+            picture: as for :meth:`scores`.
         """
-        settings = self.settings
+        settings, owners = self.settings, self.vocabulary.query_classes
+        kept = self._present(guide, None, picture)
+        if kept is not None:
+            kept = with_background(kept, self.vocabulary.background)
         windows, maps = self.similarity_maps(image)
         assembler, shape = self._assembler(windows, output_size), (*output_size, maps[0].shape[-1])
 
         def strips() -> Iterator[Tensor]:
             for logits in refine_strips(assembler.strips(maps), shape, guide, settings.pamr):
                 with stage("post-processing"):
-                    scores = class_scores(
-                        logits, self.vocabulary.query_classes, settings.logit_scale
-                    )
+                    if kept is not None:
+                        logits = leave_out(logits, kept, owners)
+                    scores = class_scores(logits, owners, settings.logit_scale)
                 yield scores
 
         return labels_of_strips(strips, settings.prob_thd, settings.area_thd)
@@ -338,6 +412,7 @@ class ITACLIPSegmentor(BaseSegmentor):
         image: Tensor,
         output_size: tuple[int, int],
         features: DenseFeatures | None = None,
+        picture: Picture | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Labels and scores of one image.
 
@@ -345,21 +420,24 @@ class ITACLIPSegmentor(BaseSegmentor):
             image: (3, H', W') CLIP-normalised.
             output_size: (H, W).
             features: what :meth:`extract_feat` made of the image; None makes them.
+            picture: what pruning and regions may ask about it; None knows the image alone.
 
         Returns:
-            Labels (H, W), closed, and scores (H, W, C), None without ``return_scores``.
+            Labels (H, W), after closing and regions, and scores (H, W, C), None without
+            ``return_scores``.
         """
-        source, scores = image if features is None else features, None
-        if self.settings.return_scores:
-            scores = self.scores(self.query_logits(source, output_size), image)
+        settings, scores = self.settings, None
+        source = image if features is None else features
+        picture = picture or self._picture(image, output_size)
+        if settings.return_scores or settings.needs_all_scores:
+            scores = self.scores(self.query_logits(source, output_size), image, picture)
             with stage("post-processing"):
-                labels = label_map(scores, self.settings.prob_thd)
+                labels = label_map(scores, settings.prob_thd)
         else:
-            labels = self.labels(source, output_size, image)
-        if self.settings.label_closing:
-            with stage("post-processing"):
-                labels = close_labels(labels, self.settings.label_closing)
-        return labels, scores
+            labels = self.labels(source, output_size, image, picture)
+        with stage("post-processing"):
+            labels = self.final_labels(labels, scores, picture)
+        return labels, scores if settings.return_scores else None
 
     # ---- mmseg's interface ----------------------------------------------------------------------
 
@@ -383,12 +461,31 @@ class ITACLIPSegmentor(BaseSegmentor):
         for image, sample in zip(inputs, samples, strict=True):
             image = without_padding(image, sample.metainfo)
             output_size = tuple(sample.metainfo.get("ori_shape", image.shape[-2:])[:2])
-            labels, scores = undo_flip(self.segment(image, output_size), sample.metainfo)
+            picture = self._picture_of(sample, image, output_size)
+            found = self.segment(image, output_size, picture=picture)
+            labels, scores = undo_flip(found, sample.metainfo)
             data = {"pred_sem_seg": PixelData(data=labels.unsqueeze(0))}
             if scores is not None:
                 data["seg_logits"] = PixelData(data=scores.permute(2, 0, 1))
             sample.set_data(data)
         return list(samples)
+
+    def _picture_of(self, sample: SegDataSample, image: Tensor, size: tuple[int, int]) -> Picture:
+        """What a sample says about its picture: file and ground truth.
+
+        Pixels are the file's where it has the sample's size, else the image's.
+        """
+        path, flip = sample.metainfo.get("img_path"), flip_axes(sample.metainfo)
+        own = self._picture(image.flip([axis + 1 for axis in flip]), size)
+
+        def pixels() -> np.ndarray:
+            bgr = cv2.imread(str(path)) if path else None
+            return own.pixels() if bgr is None or bgr.shape[:2] != size else bgr[..., ::-1].copy()
+
+        truth = None
+        if "gt_sem_seg" in sample:
+            truth = sample.gt_sem_seg.data.squeeze(0).to(image.device)
+        return Picture(size, None if path is None else str(path), pixels, image.device, flip, truth)
 
     def encode_decode(self, inputs: Tensor, batch_data_samples: object = None) -> Tensor:
         """Query logits at the input's size, (B, Q, H, W), before refinement."""

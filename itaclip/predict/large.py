@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import InputError, check_number
+from ..checks import integer
+from ..errors import InputError
 from ..runtime.batches import trim_memory
 from ..runtime.files import atomic_write, write_whole
 from ..runtime.outputs import check_outputs
@@ -81,7 +82,7 @@ def segment_large(
     from rasterio.errors import RasterioError
 
     path, out = Path(path).expanduser(), Path(out).expanduser()
-    check_number("tile", tile, _BLOCK, integer=True)
+    integer(tile, "tile", _BLOCK)
     if tile % _BLOCK:
         raise InputError(f"tile: expected a multiple of {_BLOCK}, but got {tile}.")
     if out.suffix.lower() not in (".tif", ".tiff"):
@@ -118,12 +119,8 @@ def segment_large(
 def check_local(segmentor: ITACLIPSegmentor) -> None:
     """Refuses settings under which a pixel's label depends on the whole picture (InputError)."""
     settings = segmentor.settings
-    whole = {
-        "area_thd": settings.area_thd,
-        **{key: getattr(settings, key, None) for key in ("regions", "class_pruning", "propagation")},
-    }
-    for key, value in whole.items():
-        if value is not None:
+    for key in ("area_thd", "regions", "class_pruning", "propagation"):
+        if getattr(settings, key, None) is not None:
             raise InputError(
                 f"{key}: it looks at the whole picture, which is labelled tile by tile here; turn "
                 "it off."

@@ -110,7 +110,8 @@ def audit(
     """
     found = Audit()
     encoder = model.segmentor.text_encoder
-    lists = [_fitting(own, encoder, found.too_long if own is words else []) for own in (words, *others)]
+    lists = [_fitting(words, encoder, found.too_long)]
+    lists += [_fitting(other, encoder, []) for other in others]
     classes = lists[0].vocabulary.num_classes
     for own in lists:
         if own.vocabulary.num_classes != classes:

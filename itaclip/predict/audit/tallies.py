@@ -96,14 +96,14 @@ class Tally:
             if pair in self.crops and self.crops[pair].unsure >= int(count):
                 continue
             rows, columns = (pairs == number).nonzero(as_tuple=True)
-            part = _around(image, near.shape, float(rows.float().median()), float(columns.float().median()))
-            self.crops[pair] = Crop(part, source, int(count))
+            middle = tuple(float(axis.float().median()) for axis in (rows, columns))
+            self.crops[pair] = Crop(_around(image, near.shape, middle), source, int(count))
 
 
-def _around(image: np.ndarray, shape: Sequence[int], row: float, column: float) -> np.ndarray:
-    """A third of a picture (H, W, 3) around a pixel of a map of ``shape`` (h, w)."""
+def _around(image: np.ndarray, shape: Sequence[int], middle: Sequence[float]) -> np.ndarray:
+    """A third of a picture (H, W, 3) around a pixel (row, column) of a map of ``shape`` (h, w)."""
     part = []
-    for at, small, side in zip((row, column), shape, image.shape[:2], strict=True):
+    for at, small, side in zip(middle, shape, image.shape[:2], strict=True):
         length = max(1, min(side, max(64, side // 3)))
         start = int((at + 0.5) * side / small - length / 2)
         start = max(0, min(side - length, start))
