@@ -25,7 +25,8 @@ from ..errors import InputError
 from ..runtime.batches import trim_memory
 from ..runtime.files import atomic_write, write_whole
 from ..runtime.outputs import check_outputs
-from ..runtime.pictures import class_colours, save_picture
+from ..runtime.palette import palette_of
+from ..runtime.pictures import save_picture
 from ..segmentor import ITACLIPSegmentor
 from .audit.measure import class_names
 from .outputs.rasters import created, describe, label_profile, quiet
@@ -247,7 +248,7 @@ def _assemble(
     size = (tiles[-1].core[2], tiles[-1].core[3])
     profile = label_profile(str(path), size, len(names)) | {"bigtiff": "if_safer"}
     with atomic_write(out) as aside, created(aside, profile) as target:
-        describe(target, names, class_colours(len(names), vocabulary.background))
+        describe(target, names, palette_of(names, vocabulary.background))
         for tile in tiles:
             top, left, bottom, right = tile.core
             with Image.open(parts / f"{tile.row:04d}-{tile.column:04d}.png") as kept:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from ...runtime.pictures import class_colours, overlay
+from ...runtime.palette import palette_of
+from ...runtime.pictures import overlay
 from .measure import Audit
 
 _THUMBNAIL = 320  # long side of the page's pictures
@@ -131,7 +132,7 @@ def _table(columns: Sequence[tuple[str, str]], cells: Sequence[Sequence[str]]) -
 def _examples(found: Audit) -> Iterator[str]:
     """The first pictures with their labels, and the colours of what was found."""
     names = [row["class"] for row in found.classes]
-    palette = class_colours(len(names), names[0] == "background" if names else False)
+    palette = palette_of(names, bool(names) and names[0] == "background")
     shown = [index for index, row in enumerate(found.classes) if row["area"] > 0]
     swatches = "".join(
         f'<span><i class="swatch" style="background:rgb{palette[index]}"></i>'
