@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from itaclip import BadSampleError, InputError, LoadCheckedAnnotations, LoadCheckedImage
 from itaclip.data.guard import SKIPPED, GuardedPipeline, LabelRules, guard_loading
-from itaclip.data.loading import MAX_PIXELS, open_picture
+from itaclip.data.loading import MAX_PIXELS, opened
 
 PILLOWS_LIMIT = Image.MAX_IMAGE_PIXELS
 HEIGHT, WIDTH = 83, 131
@@ -149,7 +149,7 @@ def test_pillow_s_own_limit_is_never_touched(tmp_path):
     """It belongs to the process: another thread may be opening a picture just now."""
     path = tmp_path / "a.png"
     path.write_bytes(PNG)
-    with open_picture(PNG, path, "image"):
+    with opened(PNG, path, "image"):
         assert Image.MAX_IMAGE_PIXELS == PILLOWS_LIMIT
 
 

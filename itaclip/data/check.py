@@ -33,17 +33,21 @@ def settle_places(dataset_cfg: MutableMapping[str, Any]) -> None:
     the project's. What is in neither place is left as it is, for :func:`check_places`.
     """
     for part in _parts(dataset_cfg):
-        root = part.get("data_root")
-        if isinstance(root, str) and root and not os.path.exists(root):
-            place = PROJECT_ROOT / root
-            if place.exists():
-                part["data_root"] = str(place)
-        meta = part.get("metainfo")
-        classes = meta.get("classes") if isinstance(meta, Mapping) else None
-        if isinstance(classes, str) and not os.path.exists(classes):
-            place = PROJECT_ROOT / classes
-            if place.is_file():
-                meta["classes"] = str(place)
+        _settle(part, "data_root")
+        if not part.get("data_root"):
+            _settle(part, "ann_file")
+            for key in part.get("data_prefix") or ():
+                _settle(part["data_prefix"], key)
+        if isinstance(part.get("metainfo"), MutableMapping):
+            _settle(part["metainfo"], "classes")
+
+
+def _settle(config: MutableMapping[str, Any], key: str) -> None:
+    path = config.get(key)
+    if isinstance(path, str) and path and not os.path.exists(path):
+        place = PROJECT_ROOT / path
+        if place.exists():
+            config[key] = str(place)
 
 
 def _parts(dataset_cfg: MutableMapping[str, Any]) -> Iterator[MutableMapping[str, Any]]:

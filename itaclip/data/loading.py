@@ -16,12 +16,12 @@ H, W: height and width in pixels.
 
 import io
 import os
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import mmcv
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
@@ -31,14 +31,20 @@ from mmseg.registry import TRANSFORMS
 from PIL import Image
 
 from ..errors import BadSampleError, InputError
+from ..runtime.decoding import (
+    MAX_PIXELS,
+    UNREADABLE,
+    bits_of,
+    check_bits,
+    open_picture,
+    to_eight_bits,
+    white_of,
+    wide_values,
+)
 from ..runtime.files import one_line, open_regular, stand_in_for_file
 
-# 10,000 x 10,000 pixels; one image of that size takes 300 MB before the model sees it.
-MAX_PIXELS = 100_000_000
 # Pillow's names of pictures with one number per pixel; a palette's numbers are its indices.
 LABEL_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L", "I;16N")
-# What Pillow raises at damaged files of its many formats.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError)
 _ZEROS = 512  # bytes; a shorter run at the end of a file may be padding
 
 
@@ -48,14 +54,17 @@ class LoadCheckedImage(LoadImageFromFile):
 
     Args:
         max_pixels: images with more pixels (H·W) are refused before they are decoded.
+        bits: that images of 16 bits really have, 8 to 16; None takes 16, and refuses images whose
+            values stay below a quarter of that.
         kwargs: as in mmcv; the backend is always OpenCV.
 
     Raises:
         InputError: a limit that is no integer from 1, or another backend.
     """
 
-    def __init__(self, max_pixels: int = MAX_PIXELS, **kwargs) -> None:
+    def __init__(self, max_pixels: int = MAX_PIXELS, bits: int | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
+        check_bits(bits, "LoadCheckedImage.bits")
         if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
             raise InputError(
                 "LoadCheckedImage: expected max_pixels to be an integer from 1, but got "
@@ -66,15 +75,15 @@ class LoadCheckedImage(LoadImageFromFile):
                 "LoadCheckedImage: expected imdecode_backend='cv2', but got "
                 f"{self.imdecode_backend!r}; take LoadImageFromFile for other backends."
             )
-        self.max_pixels = max_pixels
+        self.max_pixels, self.bits = max_pixels, bits
 
     def transform(self, results: dict) -> dict:
         """Adds ``img`` (H, W, 3) BGR uint8, ``img_shape`` and ``ori_shape``."""
         path = results["img_path"]
         content = _content(path, "image", "img_suffix", self.backend_args, self.file_client_args)
-        check_image(content, path, self.max_pixels)
+        check_image(content, path, self.max_pixels, self.bits)
         try:
-            image = mmcv.imfrombytes(content, flag=self.color_type, backend="cv2")
+            image = self._decoded(content)
         except Exception as error:  # cv2.error and what mmcv makes of it
             raise _damaged(path, "image", error) from error
         if image is None:
@@ -82,6 +91,14 @@ class LoadCheckedImage(LoadImageFromFile):
         results["img"] = image.astype(np.float32) if self.to_float32 else image
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
         return results
+
+    def _decoded(self, content: bytes) -> np.ndarray | None:
+        if self.bits is not None:
+            flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+            if image is not None and image.dtype == np.uint16:
+                return to_eight_bits(image, (1 << int(self.bits)) - 1)
+        return mmcv.imfrombytes(content, flag=self.color_type, backend="cv2")
 
 
 @TRANSFORMS.register_module()
@@ -126,14 +143,18 @@ class LoadCheckedAnnotations(LoadAnnotations):
         results["seg_fields"].append("gt_seg_map")
 
 
-def check_image(content: bytes, path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def check_image(
+    content: bytes, path: str | Path, max_pixels: int = MAX_PIXELS, bits: int | None = None
+) -> tuple[int, int]:
     """Decodes a picture as cheaply as possible and returns its (H, W), as EXIF says it is seen.
 
     Raises:
-        BadSampleError: empty, no picture, cut off, damaged, or more than ``max_pixels`` pixels.
+        BadSampleError: empty, no picture, cut off, damaged, more than ``max_pixels`` pixels, or 16
+            bits of which only the lower ones are used (see :func:`white_of`).
     """
-    with open_picture(content, path, "image", max_pixels) as picture:
+    with opened(content, path, "image", max_pixels) as picture:
         width, height = picture.size
+        wide = bits_of(picture) == 16
         picture.draft("L", (1, 1))  # a JPEG is decoded at an eighth of its size
         picture.load()
         turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
@@ -141,6 +162,17 @@ def check_image(content: bytes, path: str | Path, max_pixels: int = MAX_PIXELS) 
     cut = len(content) - len(filled) >= _ZEROS and b"\xff\xd9" not in filled[-64:]
     if picture.format == "JPEG" and cut:
         raise _damaged(path, "image", "its end is filled with zeros")
+    values = wide_values(content) if wide else None
+    if values is not None:
+        remedy = (
+            "take dict(type='LoadCheckedImage', bits={bits}) in the pipeline, or bits=16 if it is "
+            "so dark."
+        )
+        colours = values[..., :3] if values.ndim == 3 else values
+        try:
+            white_of(colours, bits, str(path), remedy)
+        except InputError as error:
+            raise BadSampleError(str(error), str(path)) from None
     return (width, height) if turned else (height, width)
 
 
@@ -160,7 +192,7 @@ def read_labels(
             numbers a pixel.
     """
     content = _content(path, "mask", "seg_map_suffix", backend_args)
-    with open_picture(content, path, "mask", max_pixels) as picture:
+    with opened(content, path, "mask", max_pixels) as picture:
         if picture.mode not in LABEL_MODES:
             raise BadSampleError(f"{path}: {_no_labels(picture)}", str(path))
         labels = np.asarray(picture)
@@ -227,7 +259,7 @@ def _local_content(path: str | Path, what: str, suffix_key: str) -> bytes:
 
 
 @contextmanager
-def open_picture(
+def opened(
     content: bytes, path: str | Path, what: str, max_pixels: int = MAX_PIXELS
 ) -> Iterator[Image.Image]:
     """Opens a picture with Pillow.
@@ -243,7 +275,7 @@ def open_picture(
     if not content:
         raise _damaged(path, what, "it is empty")
     try:
-        with _opened(io.BytesIO(content)) as picture:
+        with open_picture(io.BytesIO(content)) as picture:
             width, height = picture.size
             if width * height > max_pixels:
                 raise BadSampleError(
@@ -259,24 +291,6 @@ def open_picture(
         raise _damaged(path, what, "it is no picture of a known format") from error
     except UNREADABLE as error:
         raise _damaged(path, what, error) from error
-
-
-def _opened(stream: io.BytesIO) -> Image.Image:
-    """``Image.open`` without its limit of pixels, which is a setting of the whole process."""
-    head = stream.read(16)
-    for load_plugins in (Image.preinit, Image.init):
-        load_plugins()
-        for name in list(Image.ID):
-            factory, accepts = Image.OPEN[name]
-            accepted = accepts is None or accepts(head)
-            if not accepted or isinstance(accepted, str):  # a warning about the plugin
-                continue
-            try:
-                stream.seek(0)
-                return factory(stream, "")
-            except (SyntaxError, IndexError, TypeError, struct.error):
-                continue
-    raise Image.UnidentifiedImageError("no known format")
 
 
 def _damaged(path: str | Path, what: str, reason: BaseException | str) -> BadSampleError:
