@@ -27,7 +27,7 @@ LabelLookup = Mapping[int, int] | Sequence[int] | np.ndarray
 
 
 def settle_places(dataset_cfg: MutableMapping[str, Any]) -> None:
-    """Look a data set's relative paths up as the README says, and put what is found into its config.
+    """Look relative paths of a data set's config up as the README says; it takes what is found.
 
     A relative ``data_root``, and the file of ``metainfo.classes``, lie in the current folder or in
     the project's. What is in neither place is left as it is, for :func:`check_places`.
@@ -84,12 +84,11 @@ def _check_places_of(dataset_cfg: Mapping[str, Any]) -> list[Problem]:
     for what, exists, key, value in wanted:
         path = os.path.join(root, value)
         if not exists(path):
-            other = "" if os.path.isabs(path) else f", or at {PROJECT_ROOT / path}"
-            here = os.path.abspath(path) if other else path
+            places = "" if os.path.isabs(path) else f", below {os.getcwd()} or {PROJECT_ROOT}"
             message = (
-                f"expected a {what} here{other} ({key}); {mend} data_root and {key} in the config"
+                f"expected a {what} here{places} ({key}); {mend} data_root and {key} in the config"
             )
-            problems.append(Problem("error", here, message, "places"))
+            problems.append(Problem("error", path, message, "places"))
     return problems + _check_class_file(dataset_cfg)
 
 

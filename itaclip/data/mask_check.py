@@ -59,7 +59,7 @@ def check_full(
     samples = [
         sample
         for sample in load_samples(dataset)
-        if all(os.path.isfile(sample[k]) for k in ("img_path", "seg_map_path") if k in sample)
+        if all(os.path.exists(sample[k]) for k in ("img_path", "seg_map_path") if k in sample)
     ]
     with_masks = any("seg_map_path" in sample for sample in samples)
     if rules is None and with_masks:

@@ -1,7 +1,5 @@
 """The check of data sets: every problem once, and silence on prepared data."""
 
-import subprocess
-import sys
 import time
 
 import mini_datasets as mini
@@ -385,15 +383,9 @@ def run_check(*args):
 
 def test_command_line(prepared, tmp_path, monkeypatch, capsys):
     config = PROJECT / "configs/cfg_coco_object.py"
-    result = subprocess.run(
-        [sys.executable, str(mini.DATASETS_FOLDER / "check.py"), "--config", str(config)],
-        capture_output=True,
-        text=True,
-        cwd=prepared,
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.endswith("checked everything: 0 errors, 1 warnings\n")
+    monkeypatch.chdir(prepared)
+    assert run_check("--config", config) == 0
+    assert capsys.readouterr().out.endswith("checked everything: 0 errors, 1 warnings\n")
 
     raw = mini.make_coco(tmp_path / "raw")
     mini.prepare(["coco_stuff"], raw, tmp_path)
@@ -401,6 +393,9 @@ def test_command_line(prepared, tmp_path, monkeypatch, capsys):
     output = capsys.readouterr().out
     assert "000000000139_instanceTrainIds.png: mask does not exist" in output
     assert "run `python datasets/prepare.py coco_object`" in output
+    # The folder that `prepare --data-root` filled is the same place.
+    assert run_check("--config", config, "--data-root", tmp_path) == 1
+    assert capsys.readouterr().out == output
 
 
 def test_command_line_reads_pixels_unless_cheap(prepared, tmp_path, capsys):
@@ -421,17 +416,76 @@ def test_command_line_reads_pixels_unless_cheap(prepared, tmp_path, capsys):
 def test_command_line_with_bad_usage(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_check("--config", "cfg_none.py") == 2
-    assert capsys.readouterr().err.startswith("error: cfg_none.py: there is no such config")
+    assert capsys.readouterr().err.startswith(
+        "error: --config: expected an existing file, but there is"
+    )
     with pytest.raises(SystemExit, match="2"):
         run_check()
     (tmp_path / "cfg.py").write_text("model = dict(\n")
     capsys.readouterr()
     assert run_check("--config", "cfg.py") == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: cfg.py: cannot be read")
+    assert error.startswith(f"error: {tmp_path}/cfg.py: cannot be read")
     assert error.count("\n") == 1
     (tmp_path / "cfg.py").write_text("model = dict()\n")
     assert run_check("--config", "cfg.py") == 2
     assert "expected test_dataloader.dataset" in capsys.readouterr().err
     assert run_check("--config", PROJECT / "configs/cfg_voc21.py") == 1
     assert "run `python datasets/prepare.py voc21`" in capsys.readouterr().out
+
+
+def test_data_are_found_in_the_project_too(prepared, tmp_path, monkeypatch, capsys):
+    """As the README says paths are: in the current folder, then in the project's."""
+    config = PROJECT / "configs/cfg_ade20k.py"
+    monkeypatch.chdir(tmp_path)
+    assert run_check("--config", config) == 1
+    output = capsys.readouterr().out
+    assert f"images/validation: expected a folder here, below {tmp_path} or {PROJECT}" in output
+    monkeypatch.setattr("itaclip.data.check.PROJECT_ROOT", prepared)
+    assert run_check("--config", config) == 0
+
+
+def test_an_ignored_label_that_is_a_class_is_refused(folder, capsys):
+    """Over 255 classes, 255 is one of them, and mmseg would never score its pixels."""
+    config = folder / "cfg.py"
+    config.write_text(
+        f"""test_dataloader = dict(dataset=dict(
+    type="BaseSegDataset", data_root="{folder}",
+    metainfo=dict(classes=[str(i) for i in range(300)]),
+    data_prefix=dict(img_path="images", seg_map_path="masks"),
+    pipeline=[dict(type="LoadImageFromFile"),
+              dict(type="LoadMappedAnnotations", mapping={{i: i for i in range(300)}}),
+              dict(type="PackSegInputs")]))
+test_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
+"""
+    )
+    assert run_check("--config", config) == 2
+    error = capsys.readouterr().err
+    assert "test_evaluator.ignore_index: 255 is a class of these 300 as well" in error
+    text = config.read_text().replace('["mIoU"])', '["mIoU"], ignore_index=65535)')
+    config.write_text(text)
+    assert run_check("--config", config) == 0
+
+
+@pytest.mark.parametrize("place", ["classes", "mask", "list"])
+def test_pipes_and_stand_ins_are_named(place, folder, capsys):
+    import os
+
+    path = folder / {"classes": "names.txt", "mask": "masks/b.png", "list": "list.txt"}[place]
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    classes = str(path) if place == "classes" else ["a", "b", "c"]
+    options = dict(ann_file="list.txt") if place == "list" else {}
+    config = folder / "cfg.py"
+
+    def lines():
+        dataset = dict(type="BaseSegDataset", data_root=str(folder), data_prefix=PREFIX, **options)
+        dataset["metainfo"] = dict(classes=classes)
+        config.write_text(f"test_dataloader = dict(dataset={dataset!r})")
+        assert run_check("--config", config) == 1
+        return capsys.readouterr().out
+
+    assert ("expected a file here" if place == "list" else "is a pipe") in lines()
+    path.unlink()
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n")
+    assert "is a pointer of Git LFS, not the file itself; run 'git lfs pull'" in lines()
