@@ -1,0 +1,191 @@
+"""What happens to a picture: decoded and resized, segmented, its labels packed.
+
+Each stage takes and gives a row, a ``dict``. The first and the last run on CPUs; only the second
+holds a model. A picture that cannot be used gets a sentence as ``error`` and passes through.
+
+Shapes: H, W picture; h, w network input; h', w' where labels are made (at most the largest result
+side); C classes.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import InputError
+from ..predict.images import fit, read_image, resized_shape
+from ..predict.segmenter import Segmenter, enlarged
+from ..runtime.batches import trim_memory
+from ..segmentor import ITACLIPSegmentor
+
+Row = dict[str, Any]
+# A picture of more pixels is refused before it is decoded; it is where Pillow begins to warn.
+MAX_PIXELS = 89_478_485
+_DECIMALS = 4  # of scores, so that rounding on other hardware seldom shows
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that decoding and packing need to know of the model and its words.
+
+    Attributes:
+        classes: their first names.
+        palette: a colour for each, RGB 0-255.
+        short_side, max_long_side: pictures are resized to; None = not.
+        max_result_side: labels are made at, at most; None = no limit.
+        patch: the least side of the network's input.
+        labels: ``'png'`` or ``'rle'``.
+    """
+
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    short_side: int | None
+    max_long_side: int | None
+    max_result_side: int | None
+    patch: int
+    labels: str = "png"
+
+
+def decode(row: Row, spec: Spec) -> Row:
+    """``image`` (bytes, a path or an array) → ``pixels`` (h·w·3 bytes, RGB), ``input_size``,
+    ``height``, ``width``."""
+    made = {key: value for key, value in row.items() if key != "image"}
+    made |= dict(pixels=None, input_size=[0, 0], height=None, width=None)
+    if row.get("error") is not None:
+        return made
+    made["error"] = None
+    name = str(row.get("key") or "image")
+    try:
+        pixels = read_image(_checked_size(row["image"], name), name)
+        resized = fit(pixels, spec.short_side, spec.max_long_side, spec.patch, name)
+    except InputError as error:
+        return made | {"error": str(error)}
+    except MemoryError:
+        return made | {"error": f"{name}: there is not enough memory to decode it; shrink it."}
+    height, width = pixels.shape[:2]
+    made["pixels"], made["input_size"] = resized.tobytes(), list(resized.shape[:2])
+    return made | {"height": height, "width": width}
+
+
+def _checked_size(image: object, name: str) -> object:
+    """Refuses a picture whose header promises too many pixels."""
+    if not isinstance(image, bytes | str):
+        return image
+    try:
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+            width, height = opened.size
+    except Exception:  # whatever it is, reading it has the sentence
+        return image
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"{name}: the picture has {height}x{width} pixels (height x width), more than "
+            f"{MAX_PIXELS}; shrink it."
+        )
+    return image
+
+
+class Labeller:
+    """The model of one worker.
+
+    Args:
+        segmentor: with its words and thresholds.
+        max_result_side: see :class:`Spec`.
+    """
+
+    def __init__(self, segmentor: ITACLIPSegmentor, max_result_side: int | None) -> None:
+        self.segmentor = segmentor
+        self.max_result_side = max_result_side
+        self.segmentor.return_scores = True
+        self._preprocessor = Segmenter(segmentor)
+
+    def segment(self, row: Row) -> Row:
+        """``pixels`` → ``small`` (h'·w' uint16 labels), ``small_size``, ``score_of`` (mean score
+        of every class over its pixels), ``uncertainty``.
+
+        The uncertainty of a pixel is 1 minus the margin between its two best classes' scores; that
+        of a picture is their mean.
+        """
+        made = {key: value for key, value in row.items() if key not in ("pixels", "input_size")}
+        made |= dict(small=None, small_size=[0, 0], score_of=[], uncertainty=None)
+        if row["error"] is not None:
+            return made
+        pixels = np.frombuffer(row["pixels"], np.uint8).reshape(*row["input_size"], 3)
+        size = resized_shape((row["height"], row["width"]), None, self.max_result_side)
+        inputs = self._preprocessor.network_input(pixels, str(row.get("key")))
+        labels, scores = self.segmentor.segment(inputs, size)
+        own = scores.gather(-1, labels.long().unsqueeze(-1))[..., 0].cpu().numpy()
+        best = scores.topk(min(2, scores.shape[-1]), dim=-1).values.cpu().numpy()
+        margin = best[..., 0] - best[..., 1] if best.shape[-1] == 2 else best[..., 0]
+        flat = labels.cpu().numpy().astype(np.uint16)
+        classes = scores.shape[-1]
+        counts = np.bincount(flat.ravel(), minlength=classes)
+        sums = np.bincount(flat.ravel(), own.ravel().astype(np.float64), minlength=classes)
+        made["small"], made["small_size"] = flat.tobytes(), list(flat.shape)
+        made["score_of"] = (sums / np.maximum(counts, 1)).tolist()
+        made["uncertainty"] = round(float(1 - margin.mean(dtype=np.float64)), _DECIMALS)
+        trim_memory()
+        return made
+
+
+def pack(row: Row, spec: Spec) -> Row:
+    """``small`` → ``labels`` (PNG bytes at the picture's size, or None) and ``found``.
+
+    ``found`` lists the classes in the picture, the largest first: index, name, pixels, area (share
+    of the picture), score, and with ``'rle'`` its mask in COCO's compressed run-length code.
+    """
+    left = ("small", "small_size", "score_of")
+    made = {key: value for key, value in row.items() if key not in left}
+    made |= dict(labels=None, found=[])
+    if row["error"] is not None:
+        return made
+    small = np.frombuffer(row["small"], np.uint16).reshape(row["small_size"])
+    labels = enlarged(small, (row["height"], row["width"]))
+    pixels = np.bincount(labels.ravel(), minlength=len(spec.classes))
+    for index in np.argsort(-pixels, kind="stable"):
+        if not pixels[index]:
+            break
+        made["found"].append(
+            {
+                "index": int(index),
+                "name": spec.classes[index],
+                "pixels": int(pixels[index]),
+                "area": round(float(pixels[index] / labels.size), 6),
+                "score": round(row["score_of"][index], _DECIMALS),
+                "rle": _rle(labels == index) if spec.labels == "rle" else None,
+            }
+        )
+    if spec.labels == "png":
+        made["labels"] = encode_png(labels, spec.palette)
+    return made
+
+
+def encode_png(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> bytes:
+    """A PNG whose values are class numbers, as :meth:`itaclip.Segmentation.save_mask` writes it.
+
+    Up to 256 classes it has 8 bits and the palette, else 16 bits.
+    """
+    if len(palette) > 256:
+        picture = Image.fromarray(labels.astype(np.uint16))
+    else:
+        indices = labels.astype(np.uint8)
+        picture = Image.frombytes("P", indices.shape[::-1], indices.tobytes())
+        picture.putpalette(np.asarray(palette, dtype=np.uint8).tobytes())
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    return data.getvalue()
+
+
+def _rle(mask: np.ndarray) -> bytes:
+    from pycocotools.mask import encode
+
+    return encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+
+
+def use_threads(count: int | None) -> None:
+    """Limits PyTorch's threads of this process; None leaves them."""
+    if count is not None:
+        torch.set_num_threads(count)
