@@ -4,6 +4,7 @@ from .data.loading import LoadCheckedAnnotations, LoadCheckedImage
 from .data_preprocessor import CLIPDataPreprocessor
 from .errors import BadSampleError, InputError
 from .evaluation.hooks import CheckClassesHook, OverlayHook, TrimMemoryHook
+from .labelling.cluster import label
 from .predict.load import EncodedImage, Segmenter, load
 from .predict.segmentation import Segmentation
 from .runtime.files import shipped_file
@@ -30,6 +31,7 @@ __all__ = [
     "TrimMemoryHook",
     "VOC20Dataset",
     "Vocabulary",
+    "label",
     "load",
     "shipped_file",
 ]

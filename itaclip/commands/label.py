@@ -76,7 +76,9 @@ def add_to(subparsers: argparse._SubParsersAction) -> None:
     )
     group = parser.add_argument_group("Parquet sources")
     group.add_argument("--image-column", metavar="NAME", help="of bytes, or of paths and URLs")
-    group.add_argument("--key-column", metavar="NAME", help="what names a picture; default: its row")
+    group.add_argument(
+        "--key-column", metavar="NAME", help="what names a picture; default: its row"
+    )
     group = parser.add_argument_group("engine")
     group.add_argument(
         "--engine",

@@ -3,7 +3,3 @@
 A source is cut into shards; pictures are read, decoded, segmented and packed by the same stages in
 one process or on Ray Data; every shard becomes a part, which is written as a whole.
 """
-
-from .cluster import label
-
-__all__ = ["label"]

@@ -6,25 +6,23 @@ reading back while the actors are busy, so that memory does not grow with the nu
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-
+from .. import __version__
 from ..errors import InputError
 from ..predict.segmenter import Background, Classes
 from .job import Job, make_job
-from .read import read_shard
 from .source import Shard
-from .stages import Labeller, Row, Spec, decode, pack, use_threads
-from .weights import put_together, take_apart
+from .stages import Row
+from .tables import SegmentTable, decode_table, pack_table, read_table
+from .weights import take_apart
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    import ray
     from ray.data import Dataset
 
 _BATCH = 16  # pictures that an actor gets at a time
@@ -42,78 +40,6 @@ def need_ray() -> None:
         raise InputError("Ray is not installed: pip install 'itaclip[ray]', or use --engine local.")
 
 
-# ---- the stages on tables -----------------------------------------------------------------------
-
-
-def _through(
-    table: pa.Table, function: Callable[[Row], Row], needs: Sequence[str], gives: Mapping, drops=()
-) -> pa.Table:
-    """Runs a stage on the rows of a table; columns that it does not know pass unchanged."""
-    import pyarrow as pa
-
-    needed = [name for name in needs if name in table.column_names]
-    made = [function(row) for row in table.select(needed).to_pylist()]
-    kept = [name for name in table.column_names if name not in gives and name not in drops]
-    result = table.select(kept)
-    for name, kind in gives.items():
-        result = result.append_column(name, pa.array([row[name] for row in made], kind))
-    return result
-
-
-def _decode(table: pa.Table, spec: Spec, image: str, key: str) -> pa.Table:
-    import pyarrow as pa
-
-    def one(row: Row) -> Row:
-        return decode(row | {"image": row.get(image), "key": row.get(key)}, spec)
-
-    gives = dict(pixels=pa.large_binary(), input_size=pa.list_(pa.int32()))
-    gives |= dict(height=pa.int32(), width=pa.int32(), error=pa.string())
-    return _through(table, one, [image, key, "error"], gives, drops=[image])
-
-
-class _Segmenting:
-    """An actor: one model, on a GPU, a share of one, or some threads of a CPU."""
-
-    def __init__(
-        self,
-        skeleton: bytes,
-        arrays: list[ray.ObjectRef],
-        max_result_side: int | None,
-        on_gpu: bool,
-        threads: int,
-        version: str,
-    ) -> None:
-        import ray
-
-        from .. import __version__
-
-        if __version__ != version:
-            raise InputError(
-                f"itaclip {__version__} is installed on {os.uname().nodename}, but the run was "
-                f"started with {version}; install the same version on every machine."
-            )
-        use_threads(threads)
-        segmentor = put_together(skeleton, ray.get(arrays[0]))
-        self.labeller = Labeller(segmentor.to("cuda" if on_gpu else "cpu"), max_result_side)
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        import pyarrow as pa
-
-        gives = dict(small=pa.large_binary(), small_size=pa.list_(pa.int32()))
-        gives |= dict(score_of=pa.list_(pa.float64()), uncertainty=pa.float64())
-        needs = ["pixels", "input_size", "height", "width", "key", "error"]
-        return _through(table, self.labeller.segment, needs, gives, ["pixels", "input_size"])
-
-
-def _pack(table: pa.Table, spec: Spec) -> pa.Table:
-    from .parts import columns
-
-    gives = {name: kind for name, kind in columns() if name in ("labels", "found")}
-    drops = ["small", "small_size", "score_of"]
-    needs = [*drops, "height", "width", "error"]
-    return _through(table, partial(pack, spec=spec), needs, gives, drops)
-
-
 def _labelled(
     dataset: Dataset,
     job: Job,
@@ -128,8 +54,6 @@ def _labelled(
     import ray
     from ray.data import ActorPoolStrategy
 
-    from .. import __version__
-
     total = ray.cluster_resources()
     if gpus is None:
         gpus = 1.0 if total.get("GPU") else 0.0
@@ -141,19 +65,18 @@ def _labelled(
         job.spec.max_result_side,
         bool(gpus),
         threads,
-        __version__,
     )
     resources = dict(num_gpus=gpus, num_cpus=_LIGHT) if gpus else dict(num_cpus=threads)
     tables = dict(batch_format="pyarrow", zero_copy_batch=True)
     decoded = dataset.map_batches(
-        _decode,
-        fn_kwargs=dict(spec=job.spec, image=image, key=key),
+        decode_table,
+        fn_kwargs=dict(spec=job.spec, image=image, key=key, version=__version__),
         batch_size=batch_size,
         num_cpus=_LIGHT,
         **tables,
     )
     segmented = decoded.map_batches(
-        _Segmenting,
+        SegmentTable,
         fn_constructor_args=constructor,
         batch_size=batch_size,
         compute=ActorPoolStrategy(min_size=least, max_size=most),
@@ -161,7 +84,7 @@ def _labelled(
         **tables,
     )
     return segmented.map_batches(
-        _pack, fn_kwargs=dict(spec=job.spec), batch_size=batch_size, num_cpus=_LIGHT, **tables
+        pack_table, fn_kwargs=dict(spec=job.spec), batch_size=batch_size, num_cpus=_LIGHT, **tables
     )
 
 
@@ -259,7 +182,12 @@ def cluster(address: str | None, weights_bytes: int) -> Iterator[str]:
     """
     need_ray()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # losses that are mended are no news
     import ray
+    import ray.data
+
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
     if ray.is_initialized():
         yield _size()
@@ -321,7 +249,7 @@ def cluster_rows(
             chosen = [{"shard": shards[index]} for index in waiting]
             with _quiet_context():
                 rows = ray.data.from_items(chosen, override_num_blocks=len(chosen)).map_batches(
-                    _read, batch_size=1, num_cpus=_LIGHT
+                    read_table, batch_size=1, num_cpus=_LIGHT
                 )
                 labelled = _labelled(
                     rows,
@@ -341,29 +269,12 @@ def cluster_rows(
             if isinstance(error, RayTaskError) and isinstance(error.cause, InputError):
                 raise error.cause from None
             failures += 1
-            if isinstance(error, RayTaskError) or failures == _MAX_STARTS:
+            ours = isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False)
+            if ours or failures == _MAX_STARTS:
                 raise
         else:
             if list(left()) == waiting:
                 raise RuntimeError(f"Ray ended without the rows of {len(waiting)} shards")
-
-
-def _read(batch: Mapping[str, Sequence[Shard]]) -> Iterator[pa.Table]:
-    import pyarrow as pa
-
-    kinds = pa.schema(
-        [
-            ("shard", pa.int64()),
-            ("index", pa.int64()),
-            ("last", pa.bool_()),
-            ("key", pa.string()),
-            ("image", pa.large_binary()),
-            ("error", pa.string()),
-        ]
-    )
-    for shard in batch["shard"]:
-        for row in read_shard(shard):
-            yield pa.Table.from_pylist([row], kinds)
 
 
 @contextmanager
@@ -385,5 +296,3 @@ def _quiet_context() -> Iterator[None]:
     finally:
         for key, value in before.items():
             setattr(context, key, value)
-
-

@@ -12,7 +12,8 @@ from ..predict.load import DEFAULT_MODEL, load
 from ..predict.segmenter import Background, Classes
 from ..runtime.pictures import class_colours
 from ..segmentor import ITACLIPSegmentor
-from .stages import Labeller, Spec
+from .labeller import Labeller
+from .stages import Spec
 
 LABELS = ("png", "rle")
 
@@ -114,7 +115,8 @@ def _settings(segmentor: ITACLIPSegmentor) -> dict[str, Any]:
     encoder = segmentor.image_encoder
     found = {key: getattr(segmentor, key) for key in (*keys, "sliding")}
     found["views"] = {view.name: view.weight for view in segmentor.views}
-    found["recipe"] = {"name": encoder.recipe.name, **dataclasses.asdict(encoder.recipe)}
+    found["recipe"] = {"type": type(encoder.recipe).__name__}
+    found["recipe"] |= dataclasses.asdict(encoder.recipe)
     found["precision"] = encoder.precision
     return _plain(found)
 

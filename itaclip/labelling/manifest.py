@@ -38,7 +38,8 @@ class Manifest:
         self.shards = len(source.shards)
         sizes = place.sizes()
         earlier = self._read(sizes)
-        self.starts = [*(earlier or {}).get("starts", []), start | {"time": _now()}]
+        start = {"time": _now(), "source": source.given} | start
+        self.starts = [*(earlier or {}).get("starts", []), start]
         known = _known(earlier) if earlier else {}
         self.done: dict[int, Done] = {}
         for name, size in sizes.items():

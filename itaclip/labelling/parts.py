@@ -77,10 +77,8 @@ class Parts:
 
     def _write(self, shard: int, rows: Sequence[Row]) -> Done:
         name = part_name(shard, self.kind)
-        if self.kind == "parquet":
-            data = _parquet(rows)
-        else:
-            data = "".join(self._png(name, rows)).encode()
+        lines = self.kind == "png"
+        data = "".join(self._png(name, rows)).encode() if lines else _parquet(rows)
         self.place.write(name, data)
         failures = tuple((r["key"], r["error"]) for r in rows if r["error"] is not None)
         return Done(len(rows), failures, len(data))

@@ -159,4 +159,6 @@ class Place:
             with self._files.open_output_stream(f"{self._root}/{name}") as file:
                 file.write(data)
         except OSError as error:
-            raise InputError(f"{self.path(name)}: cannot be written ({one_line(error)}).") from error
+            raise InputError(
+                f"{self.path(name)}: cannot be written ({one_line(error)})."
+            ) from error

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..predict.images import SUFFIXES
 from ..runtime.files import one_line
 from .places import check_bytes, is_remote, opened, read_bounded
-from .source import Shard
+from .source import Shard, base_name
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -71,7 +71,7 @@ def _read_one(file: tuple[str, str]) -> Found:
 
 def _read_tar(shard: Shard) -> Iterator[Found]:
     """Pictures of a tar file, as WebDataset writes them; other members are passed over."""
-    name = shard.place.rpartition("/")[2].partition("?")[0]
+    name = base_name(shard.place)
     try:
         with opened(shard.place) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
             for member in tar:
@@ -98,7 +98,7 @@ def _read_parquet(shard: Shard) -> Iterator[Found]:
     from pyarrow import ArrowException
 
     done = 0
-    name = shard.place.rpartition("/")[2].partition("?")[0]
+    name = base_name(shard.place)
     try:
         for found in _parquet_rows(shard, name):
             yield found
@@ -108,7 +108,7 @@ def _read_parquet(shard: Shard) -> Iterator[Found]:
             yield (
                 f"{name}#{row}",
                 None,
-                f"{shard.place}: row {row} cannot be read ({one_line(error)}); fetch the file again.",
+                f"{shard.place}: row {row} cannot be read ({one_line(error)}); fetch it again.",
             )
 
 

@@ -15,12 +15,13 @@ from tqdm import tqdm
 from ..errors import InputError
 from .cluster import cluster, cluster_rows, need_ray
 from .job import Job
+from .labeller import use_threads
 from .manifest import Manifest
 from .parts import Parts
 from .places import Place, is_remote
 from .read import ahead, read_shard
 from .source import Shard, Source
-from .stages import Row, decode, pack, use_threads
+from .stages import Row, decode, pack
 
 ENGINES = ("auto", "ray", "local")
 _MANIFEST_SECONDS = 10.0  # between two writings of the manifest
@@ -99,7 +100,6 @@ def run(
     """
     identity = job.identity | {
         "source": {
-            "given": source.given,
             "shards": len(source.shards),
             "pictures": source.pictures,
             "sha256": source.sha256,

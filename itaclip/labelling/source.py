@@ -76,11 +76,13 @@ class Source:
 
     @cached_property
     def sha256(self) -> str:
-        """Of all that the shards name: another list of pictures has another one."""
+        """Of all names and counts: it tells another list of pictures, but not another disk."""
         sha = hashlib.sha256()
         for shard in self.shards:
-            content = repr(shard.files()) if shard.kind == "files" else shard.place
-            sha.update(f"{shard.kind} {content} {shard.start} {shard.count} {shard.columns}\n".encode())
+            files = shard.kind == "files"
+            names = [key for key, _ in shard.files()] if files else [base_name(shard.place)]
+            text = f"{shard.kind} {names} {shard.start} {shard.count} {shard.columns}\n"
+            sha.update(text.encode("utf-8", "backslashreplace"))
         return sha.hexdigest()
 
 
@@ -135,6 +137,11 @@ def find_source(
         places = [place for _, place in containers["parquet"]]
         shards = _parquet_shards(places, shard_size, image_column, key_column)
     return Source(given, tuple(shards))
+
+
+def base_name(place: str) -> str:
+    """The last part of a path or URL."""
+    return place.partition("?")[0].replace(os.sep, "/").rpartition("/")[2]
 
 
 def _kind(place: str) -> str | None:

@@ -1,10 +1,11 @@
-"""What happens to a picture: decoded and resized, segmented, its labels packed.
+"""The stages before and after the model, on CPUs: pictures decoded and resized, labels packed.
 
-Each stage takes and gives a row, a ``dict``. The first and the last run on CPUs; only the second
-holds a model. A picture that cannot be used gets a sentence as ``error`` and passes through.
+Each stage takes and gives a row, a ``dict``; the one between is :mod:`itaclip.labelling.labeller`.
+A picture that cannot be used gets a sentence as ``error`` and passes through. PyTorch is not
+imported.
 
 Shapes: H, W picture; h, w network input; h', w' where labels are made (at most the largest result
-side); C classes.
+side).
 """
 
 import io
@@ -13,19 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ..errors import InputError
-from ..predict.images import fit, read_image, resized_shape
-from ..predict.segmenter import Segmenter, enlarged
-from ..runtime.batches import trim_memory
-from ..segmentor import ITACLIPSegmentor
+from ..predict.images import enlarged, fit, read_image
 
 Row = dict[str, Any]
 # A picture of more pixels is refused before it is decoded; it is where Pillow begins to warn.
 MAX_PIXELS = 89_478_485
-_DECIMALS = 4  # of scores, so that rounding on other hardware seldom shows
+DECIMALS = 4  # of scores, so that rounding on other hardware seldom shows
 
 
 @dataclass(frozen=True)
@@ -88,49 +85,6 @@ def _checked_size(image: object, name: str) -> object:
     return image
 
 
-class Labeller:
-    """The model of one worker.
-
-    Args:
-        segmentor: with its words and thresholds.
-        max_result_side: see :class:`Spec`.
-    """
-
-    def __init__(self, segmentor: ITACLIPSegmentor, max_result_side: int | None) -> None:
-        self.segmentor = segmentor
-        self.max_result_side = max_result_side
-        self.segmentor.return_scores = True
-        self._preprocessor = Segmenter(segmentor)
-
-    def segment(self, row: Row) -> Row:
-        """``pixels`` → ``small`` (h'·w' uint16 labels), ``small_size``, ``score_of`` (mean score
-        of every class over its pixels), ``uncertainty``.
-
-        The uncertainty of a pixel is 1 minus the margin between its two best classes' scores; that
-        of a picture is their mean.
-        """
-        made = {key: value for key, value in row.items() if key not in ("pixels", "input_size")}
-        made |= dict(small=None, small_size=[0, 0], score_of=[], uncertainty=None)
-        if row["error"] is not None:
-            return made
-        pixels = np.frombuffer(row["pixels"], np.uint8).reshape(*row["input_size"], 3)
-        size = resized_shape((row["height"], row["width"]), None, self.max_result_side)
-        inputs = self._preprocessor.network_input(pixels, str(row.get("key")))
-        labels, scores = self.segmentor.segment(inputs, size)
-        own = scores.gather(-1, labels.long().unsqueeze(-1))[..., 0].cpu().numpy()
-        best = scores.topk(min(2, scores.shape[-1]), dim=-1).values.cpu().numpy()
-        margin = best[..., 0] - best[..., 1] if best.shape[-1] == 2 else best[..., 0]
-        flat = labels.cpu().numpy().astype(np.uint16)
-        classes = scores.shape[-1]
-        counts = np.bincount(flat.ravel(), minlength=classes)
-        sums = np.bincount(flat.ravel(), own.ravel().astype(np.float64), minlength=classes)
-        made["small"], made["small_size"] = flat.tobytes(), list(flat.shape)
-        made["score_of"] = (sums / np.maximum(counts, 1)).tolist()
-        made["uncertainty"] = round(float(1 - margin.mean(dtype=np.float64)), _DECIMALS)
-        trim_memory()
-        return made
-
-
 def pack(row: Row, spec: Spec) -> Row:
     """``small`` → ``labels`` (PNG bytes at the picture's size, or None) and ``found``.
 
@@ -154,7 +108,7 @@ def pack(row: Row, spec: Spec) -> Row:
                 "name": spec.classes[index],
                 "pixels": int(pixels[index]),
                 "area": round(float(pixels[index] / labels.size), 6),
-                "score": round(row["score_of"][index], _DECIMALS),
+                "score": round(row["score_of"][index], DECIMALS),
                 "rle": _rle(labels == index) if spec.labels == "rle" else None,
             }
         )
@@ -183,9 +137,3 @@ def _rle(mask: np.ndarray) -> bytes:
     from pycocotools.mask import encode
 
     return encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
-
-
-def use_threads(count: int | None) -> None:
-    """Limits PyTorch's threads of this process; None leaves them."""
-    if count is not None:
-        torch.set_num_threads(count)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..clip_model import clip_module
+
 # NumPy has no such type; the bits travel as integers.
 _AS_INTEGERS = {torch.bfloat16: torch.int16}
 
@@ -18,10 +20,12 @@ def take_apart(model: nn.Module) -> tuple[bytes, list[np.ndarray]]:
     The arrays can lie in memory that is shared and read-only, one copy for all processes of a
     machine: see :func:`put_together`.
     """
+    from ray import cloudpickle
+
     arrays: list[np.ndarray] = []
     numbers: dict[int, int] = {}
 
-    class Pickler(pickle.Pickler):
+    class Pickler(cloudpickle.Pickler):  # recipes and views may hold functions of their own
         def persistent_id(self, value: object) -> tuple | None:
             if not isinstance(value, Tensor):
                 return None
@@ -39,6 +43,7 @@ def take_apart(model: nn.Module) -> tuple[bytes, list[np.ndarray]]:
 
 def put_together(skeleton: bytes, arrays: list[np.ndarray]) -> nn.Module:
     """The module again; its tensors lie in the arrays' memory and must not be written to."""
+    clip_module("model")  # is not imported by its name in the pickle
     made: dict[int, Tensor] = {}
 
     class Unpickler(pickle.Unpickler):
