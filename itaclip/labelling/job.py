@@ -10,7 +10,6 @@ from typing import Any
 from ..errors import InputError
 from ..predict.load import DEFAULT_MODEL, load
 from ..predict.segmenter import Background, Classes
-from ..runtime.pictures import class_colours
 from ..segmentor import ITACLIPSegmentor
 from .labeller import Labeller
 from .stages import Spec
@@ -63,7 +62,7 @@ def make_job(
     if labels not in LABELS:
         raise InputError(f"labels: expected 'png' or 'rle', but got {labels!r}.")
     if labels == "rle" and find_spec("pycocotools") is None:
-        raise InputError("labels='rle' takes pycocotools: pip install pycocotools.")
+        raise InputError("labels='rle' takes pycocotools: pip install 'itaclip[outputs]'.")
     segmenter = load(model, device="cpu", **options)
     segmentor = segmenter.segmentor_for(
         classes,
@@ -72,10 +71,10 @@ def make_job(
         prob_thd=prob_thd,
         area_thd=area_thd,
     )
-    vocabulary, names = segmentor.vocabulary, segmentor.dataset_meta["classes"]
+    vocabulary, shown = segmentor.vocabulary, segmentor.dataset_meta
     spec = Spec(
-        classes=tuple(names),
-        palette=class_colours(vocabulary.num_classes, vocabulary.background),
+        classes=tuple(shown["classes"]),
+        palette=tuple(map(tuple, shown["palette"])),
         short_side=segmenter.short_side,
         max_long_side=segmenter.max_long_side,
         max_result_side=segmenter.max_result_side,
@@ -111,12 +110,11 @@ def _weights_sha256(segmentor: ITACLIPSegmentor) -> str:
 
 def _settings(segmentor: ITACLIPSegmentor) -> dict[str, Any]:
     """What decides about labels beside weights, words and sizes, in plain types."""
-    keys = ("logit_scale", "prob_thd", "area_thd", "label_closing", "aux_text_weight", "pamr")
     encoder = segmentor.image_encoder
-    found = {key: getattr(segmentor, key) for key in (*keys, "sliding")}
-    found["views"] = {view.name: view.weight for view in segmentor.views}
-    found["recipe"] = {"type": type(encoder.recipe).__name__}
-    found["recipe"] |= dataclasses.asdict(encoder.recipe)
+    found = dataclasses.asdict(segmentor.settings)
+    for key in ("window_batch", "return_scores"):  # change nothing but memory
+        del found[key]
+    found["recipe"] = {"type": type(encoder.recipe).__name__, **dataclasses.asdict(encoder.recipe)}
     found["precision"] = encoder.precision
     return _plain(found)
 

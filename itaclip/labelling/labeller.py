@@ -22,10 +22,9 @@ class Labeller:
     """
 
     def __init__(self, segmentor: ITACLIPSegmentor, max_result_side: int | None) -> None:
-        self.segmentor = segmentor
+        self.segmentor = segmentor.variant(return_scores=True)
         self.max_result_side = max_result_side
-        self.segmentor.return_scores = True
-        self._preprocessor = Segmenter(segmentor)
+        self._preprocessor = Segmenter(self.segmentor)
 
     def segment(self, row: Row) -> Row:
         """``pixels`` → ``small`` (h'·w' uint16 labels), ``small_size``, ``score_of`` (mean score

@@ -20,8 +20,6 @@ from ..errors import InputError
 from ..predict.images import enlarged, fit, read_image
 
 Row = dict[str, Any]
-# A picture of more pixels is refused before it is decoded; it is where Pillow begins to warn.
-MAX_PIXELS = 89_478_485
 DECIMALS = 4  # of scores, so that rounding on other hardware seldom shows
 
 
@@ -57,7 +55,7 @@ def decode(row: Row, spec: Spec) -> Row:
     made["error"] = None
     name = str(row.get("key") or "image")
     try:
-        pixels = read_image(_checked_size(row["image"], name), name)
+        pixels = read_image(row["image"], name)
         resized = fit(pixels, spec.short_side, spec.max_long_side, spec.patch, name)
     except InputError as error:
         return made | {"error": str(error)}
@@ -66,23 +64,6 @@ def decode(row: Row, spec: Spec) -> Row:
     height, width = pixels.shape[:2]
     made["pixels"], made["input_size"] = resized.tobytes(), list(resized.shape[:2])
     return made | {"height": height, "width": width}
-
-
-def _checked_size(image: object, name: str) -> object:
-    """Refuses a picture whose header promises too many pixels."""
-    if not isinstance(image, bytes | str):
-        return image
-    try:
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-            width, height = opened.size
-    except Exception:  # whatever it is, reading it has the sentence
-        return image
-    if width * height > MAX_PIXELS:
-        raise InputError(
-            f"{name}: the picture has {height}x{width} pixels (height x width), more than "
-            f"{MAX_PIXELS}; shrink it."
-        )
-    return image
 
 
 def pack(row: Row, spec: Spec) -> Row:

@@ -24,6 +24,7 @@ def take_apart(model: nn.Module) -> tuple[bytes, list[np.ndarray]]:
 
     arrays: list[np.ndarray] = []
     numbers: dict[int, int] = {}
+    kept: list[Tensor] = []
 
     class Pickler(cloudpickle.Pickler):  # recipes and views may hold functions of their own
         def persistent_id(self, value: object) -> tuple | None:
@@ -32,6 +33,7 @@ def take_apart(model: nn.Module) -> tuple[bytes, list[np.ndarray]]:
             tensor = value.detach().cpu().contiguous()
             if id(value) not in numbers:
                 numbers[id(value)] = len(arrays)
+                kept.append(value)  # so that no other tensor gets its id
                 own = _AS_INTEGERS.get(tensor.dtype)
                 arrays.append((tensor.view(own) if own else tensor).numpy())
             return numbers[id(value)], tensor.dtype, isinstance(value, nn.Parameter)

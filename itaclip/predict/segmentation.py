@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from ..checks import is_number
 from ..errors import InputError
 from ..runtime.pictures import overlay, overlay_with_legend, picture_format, save_picture
 
@@ -170,8 +172,32 @@ class Segmentation:
         mask.putpalette(np.asarray(self.palette, dtype=np.uint8).tobytes())
         return save_picture(path, mask)
 
+    def export(
+        self, formats: str | Sequence[str], folder: str | Path, **options: object
+    ) -> list[Path]:
+        """Writes the result in the formats of other tools.
+
+        Args:
+            formats: names out of :data:`itaclip.predict.outputs.FORMATS`, such as ``'coco'`` and
+                ``'labelme'``; a list, or a string with commas.
+            folder: below it each format has a folder or file of its own.
+            options: see :class:`itaclip.predict.outputs.Options`.
+
+        Returns:
+            The files.
+
+        Raises:
+            InputError: an unknown format, a missing package, or a file that would replace the
+                picture.
+        """
+        from .outputs import Exporter, Options
+
+        names = formats.split(",") if isinstance(formats, str) else formats
+        exporter = Exporter([n.strip() for n in names], [self.source], folder, Options(**options))
+        return [*exporter.write(self), *exporter.finish()]
+
 
 def _checked_opacity(opacity: float) -> float:
-    if isinstance(opacity, bool) or not isinstance(opacity, int | float) or not 0 <= opacity <= 1:
+    if not is_number(opacity, 0, 1):
         raise InputError(f"opacity: expected a number from 0 to 1, but got {opacity!r}.")
     return opacity
