@@ -10,9 +10,9 @@ from PIL import Image
 
 import itaclip
 from itaclip.errors import BadSampleError, InputError
+from itaclip.mmseg_segmentor import ITACLIPSegmentor
 from itaclip.postprocess import label_map
 from itaclip.regions import Picture, pool, vote
-from itaclip.segmentor import ITACLIPSegmentor
 from itaclip.vocabulary import Vocabulary
 
 WORDS = Vocabulary.from_lists([["sky"], ["sea", "ocean"], ["cat"], ["boat", "sailboat"]])
@@ -94,7 +94,7 @@ def test_sources_see_the_file_or_else_the_network_input(plain, tmp_path):
     bgr = torch.from_numpy(pixels[..., ::-1].transpose(2, 0, 1).copy())
     own = plain.data_preprocessor({"inputs": [bgr]})["inputs"][0]
     for meta in (dict(img_path=str(path)), {}, dict(img_path="none.png")):
-        known = plain._picture_of(SegDataSample(metainfo=meta), own, (H, W))
+        known = plain.picture_of(SegDataSample(metainfo=meta), own, (H, W))
         assert np.abs(known.pixels().astype(int) - pixels).max() <= 1
 
 

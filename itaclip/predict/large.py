@@ -27,7 +27,7 @@ from ..runtime.files import atomic_write, write_whole
 from ..runtime.outputs import check_outputs
 from ..runtime.palette import palette_of
 from ..runtime.pictures import save_picture
-from ..segmentor import ITACLIPSegmentor
+from ..segmentor import Segmentor
 from .audit.measure import class_names
 from .outputs.rasters import created, describe, label_profile, quiet
 from .segmenter import Background, Classes, Segmenter
@@ -117,7 +117,7 @@ def segment_large(
 # ---- what may be labelled by parts --------------------------------------------------------------
 
 
-def check_local(segmentor: ITACLIPSegmentor) -> None:
+def check_local(segmentor: Segmentor) -> None:
     """Refuses settings under which a pixel's label depends on the whole picture (InputError)."""
     settings = segmentor.settings
     for key in ("area_thd", "regions", "class_pruning", "propagation"):
@@ -134,7 +134,7 @@ def check_local(segmentor: ITACLIPSegmentor) -> None:
         )
 
 
-def reach(segmentor: ITACLIPSegmentor) -> int:
+def reach(segmentor: Segmentor) -> int:
     """How far refinement and closing look, in pixels."""
     settings = segmentor.settings
     pamr = settings.pamr
@@ -142,7 +142,7 @@ def reach(segmentor: ITACLIPSegmentor) -> int:
     return refined + 2 * (settings.label_closing // 2)
 
 
-def plan_tiles(size: tuple[int, int], segmentor: ITACLIPSegmentor, tile: int) -> Iterator[Tile]:
+def plan_tiles(size: tuple[int, int], segmentor: Segmentor, tile: int) -> Iterator[Tile]:
     """The tiles of a picture of ``size`` (H, W), row by row."""
     windows = segmentor.settings.windows
     grid = windows.over(size)
@@ -170,7 +170,7 @@ def _spans(
 
 
 def _labels(
-    model: Segmenter, segmentor: ITACLIPSegmentor, picture: Any, tile: Tile, path: Path
+    model: Segmenter, segmentor: Segmentor, picture: Any, tile: Tile, path: Path
 ) -> np.ndarray:
     """The labels of a tile's core, (h, w) uint8 or uint16."""
     from rasterio.windows import Window
@@ -187,7 +187,7 @@ def _labels(
     return own.astype(np.uint8 if segmentor.vocabulary.num_classes <= 256 else np.uint16)
 
 
-def _check_picture(picture: Any, path: Path, segmentor: ITACLIPSegmentor) -> None:
+def _check_picture(picture: Any, path: Path, segmentor: Segmentor) -> None:
     if picture.count == 2:
         raise InputError(f"{path}: expected one or at least three bands, but it has two.")
     kinds = {str(kind) for kind in picture.dtypes[:3]}
@@ -207,7 +207,7 @@ def _check_picture(picture: Any, path: Path, segmentor: ITACLIPSegmentor) -> Non
 # ---- files --------------------------------------------------------------------------------------
 
 
-def _identity(path: Path, segmentor: ITACLIPSegmentor, tile: int) -> str:
+def _identity(path: Path, segmentor: Segmentor, tile: int) -> str:
     """All that the tiles depend on, as text."""
     stat = path.stat()
     encoder = segmentor.image_encoder
@@ -238,9 +238,7 @@ def _open_folder(parts: Path, identity: str) -> None:
     write_whole(note, identity)
 
 
-def _assemble(
-    out: Path, parts: Path, tiles: list[Tile], path: Path, segmentor: ITACLIPSegmentor
-) -> None:
+def _assemble(out: Path, parts: Path, tiles: list[Tile], path: Path, segmentor: Segmentor) -> None:
     from rasterio.windows import Window
 
     vocabulary = segmentor.vocabulary

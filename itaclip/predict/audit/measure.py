@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...runtime.batches import trim_memory
-from ...segmentor import ITACLIPSegmentor
+from ...segmentor import Segmentor
 from ...text_encoder import TextEncoder, imagenet_templates
 from ...vocabulary import Vocabulary
 from ..images import resized_shape
@@ -183,7 +183,7 @@ def _fitting(words: WordList, encoder: TextEncoder, dropped: list[dict]) -> Word
     return WordList(words.name, shorter, words.aux_text_weight)
 
 
-def _segmentor(model: Segmenter, words: WordList) -> ITACLIPSegmentor:
+def _segmentor(model: Segmenter, words: WordList) -> Segmentor:
     changes: dict[str, Any] = {"return_scores": False}
     if words.aux_text_weight is not None:
         changes["aux_text_weight"] = words.aux_text_weight
@@ -222,7 +222,7 @@ def _overlap(labels: Tensor, truth: Tensor, classes: int, ignored: int) -> Tenso
     return torch.stack([common, union]).double()
 
 
-def _summarise(found: Audit, base: ITACLIPSegmentor, tally: Tally, encoder: TextEncoder) -> None:
+def _summarise(found: Audit, base: Segmentor, tally: Tally, encoder: TextEncoder) -> None:
     vocabulary, pixels = base.vocabulary, max(1, tally.pixels)
     names, owners = class_names(vocabulary), vocabulary.query_classes
     for index, name in enumerate(vocabulary.queries):
