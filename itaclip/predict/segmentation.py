@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
+from ..runtime.lettering import figure_lettering
 from ..runtime.pictures import overlay, overlay_with_legend, picture_format, save_picture
 
 if TYPE_CHECKING:
@@ -124,14 +125,17 @@ class Segmentation:
             _, ax = plt.subplots(figsize=(8, 8 * min(max(height / width, 0.25), 2)))
         ax.imshow(self.overlay(opacity))
         ax.set_axis_off()
+        found = self._found()
+        names, families = figure_lettering(self.classes[index] for index, _ in found)
         handles = [
             Patch(
                 color=np.asarray(self.palette[index]) / 255,
-                label=f"{self.classes[index]} {pixels / self.labels.size:.0%}",
+                label=f"{name} {pixels / self.labels.size:.0%}",
             )
-            for index, pixels in self._found()
+            for name, (index, pixels) in zip(names, found, strict=True)
         ]
-        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+        place = dict(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+        ax.legend(handles=handles, prop={"family": families}, **place)
         return ax
 
     def save(self, path: str | Path, opacity: float = 0.6) -> Path:
