@@ -66,8 +66,8 @@ class ITACLIPSegmentor(BaseSegmentor):
         auxiliary_text_path: file of lines ``name >= text``; None = off.
         attention: a recipe's name, or ``dict(recipe=name, …)`` to vary one.
         precision: ``'auto'``, ``'fp32'``, ``'bf16'`` or ``'fp16'`` of the encoder's blocks.
-        aux_text_weight, image_engineering_weight, logit_scale, prob_thd, area_thd, label_closing,
-            pamr, test_cfg, window_batch, return_scores: see :class:`itaclip.settings.Settings`.
+        aux_text_weight, image_engineering_weight, logit_scale, prob_thd, margin_thd, area_thd,
+            label_closing, pamr, test_cfg, window_batch, return_scores: see :class:`itaclip.settings.Settings`.
         vocabulary: given instead of ``name_path`` and ``auxiliary_text_path`` from Python;
             ``Vocabulary.empty()`` leaves the classes to :meth:`set_vocabulary`.
         text_cache: keep text features on disk for later starts.
@@ -98,6 +98,7 @@ class ITACLIPSegmentor(BaseSegmentor):
         text_cache: bool = True,
         window_batch: int | None = None,
         return_scores: bool = True,
+        margin_thd: float = 0.0,
         pretrained: None = None,
         train_cfg: None = None,
         data_preprocessor: Mapping | torch.nn.Module | None = None,
@@ -118,9 +119,10 @@ class ITACLIPSegmentor(BaseSegmentor):
         background = flag(background, "background")
         if vocabulary is None:
             vocabulary = read_vocabulary(name_path, auxiliary_text_path, background)
-        if prob_thd > 0 and vocabulary.num_classes and not vocabulary.background:
+        abstains = next((key for key in ("prob_thd", "margin_thd") if given[key] > 0), None)
+        if abstains and vocabulary.num_classes and not vocabulary.background:
             print_log(
-                f"prob_thd={prob_thd} turns unsure pixels into class 0, "
+                f"{abstains}={given[abstains]} turns unsure pixels into class 0, "
                 f"{vocabulary.first_names[0]!r}, though background=False.",
                 logger="current",
                 level=30,
@@ -330,7 +332,7 @@ class ITACLIPSegmentor(BaseSegmentor):
                     )
                 yield scores
 
-        return labels_of_strips(strips, settings.prob_thd, settings.area_thd)
+        return labels_of_strips(strips, settings.prob_thd, settings.area_thd, settings.margin_thd)
 
     @torch.no_grad()
     def segment(
@@ -353,7 +355,7 @@ class ITACLIPSegmentor(BaseSegmentor):
         if self.settings.return_scores:
             scores = self.scores(self.query_logits(source, output_size), image)
             with stage("post-processing"):
-                labels = label_map(scores, self.settings.prob_thd)
+                labels = label_map(scores, self.settings.prob_thd, self.settings.margin_thd)
         else:
             labels = self.labels(source, output_size, image)
         if self.settings.label_closing:

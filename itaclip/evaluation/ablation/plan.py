@@ -43,6 +43,7 @@ _AFTER_FEATURES = {
     "image_engineering_weight",  # the names of its views count instead
     "logit_scale",
     "prob_thd",
+    "margin_thd",
     "area_thd",
     "label_closing",
     "pamr",
