@@ -67,7 +67,8 @@ class ITACLIPSegmentor(BaseSegmentor):
         attention: a recipe's name, or ``dict(recipe=name, …)`` to vary one.
         precision: ``'auto'``, ``'fp32'``, ``'bf16'`` or ``'fp16'`` of the encoder's blocks.
         aux_text_weight, image_engineering_weight, logit_scale, prob_thd, margin_thd, area_thd,
-            label_closing, pamr, test_cfg, window_batch, return_scores: see :class:`itaclip.settings.Settings`.
+            label_closing, pamr, test_cfg, window_batch, return_scores: see
+            :class:`itaclip.settings.Settings`.
         vocabulary: given instead of ``name_path`` and ``auxiliary_text_path`` from Python;
             ``Vocabulary.empty()`` leaves the classes to :meth:`set_vocabulary`.
         text_cache: keep text features on disk for later starts.

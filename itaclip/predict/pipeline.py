@@ -16,6 +16,8 @@ from ..runtime.files import one_line
 from .images import read_image, refuse_address
 
 _HINT = "give short_side, which takes the pipeline's place."
+# Steps after which the labels of the inputs are not those of the picture.
+_MOVING = ("Pad", "CenterCrop", "TestTimeAug")
 
 
 class ConfigPipeline:
@@ -32,6 +34,13 @@ class ConfigPipeline:
 
     def __init__(self, steps: Sequence[Mapping], path: Path, patch: int = 1) -> None:
         self.path = path
+        kinds = [getattr(step["type"], "__name__", step["type"]) for step in steps]
+        moving = [kind for kind in kinds if kind in _MOVING or kind.startswith("Random")]
+        if moving:
+            raise InputError(
+                f"{path}: pipeline: pictures of your own take no step that pads, crops or turns "
+                f"them, but it has {moving[0]}; {_HINT}"
+            )
         try:
             built = [TRANSFORMS.build(dict(step)) for step in steps]
         except Exception as error:  # a config names programs: whatever they raise is said of it

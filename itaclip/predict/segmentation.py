@@ -68,6 +68,31 @@ class Segmentation:
             )
         return self.labels == self.classes.index(name)
 
+    @property
+    def margin(self) -> np.ndarray:
+        """How far a pixel's best class is ahead of its second, (H, W) float32 in [0, 1].
+
+        Raises:
+            InputError: the segmentation has no scores.
+        """
+        if self.scores is None:
+            raise InputError("scores: this segmentation was made without; leave scores=False out.")
+        if self.scores.shape[2] == 1:
+            return self.scores[..., 0]
+        second, best = np.moveaxis(np.partition(self.scores, -2, axis=-1)[..., -2:], -1, 0)
+        return best - second
+
+    @property
+    def uncertainty(self) -> np.ndarray:
+        """1 - :attr:`margin`: 1 where two classes are equally likely, (H, W) float32.
+
+        ``margin_thd=t`` turns pixels that are above 1 - t into background.
+
+        Raises:
+            InputError: as of :attr:`margin`.
+        """
+        return 1 - self.margin
+
     def as_dict(self) -> dict:
         """Size, classes found and their areas in plain types, ready for JSON.
 
