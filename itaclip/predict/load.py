@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..recipes import Recipe
 from ..runtime.config import check_model_keys
 from ..runtime.files import one_line, resolve_path
-from ..segmentor import ITACLIPSegmentor
+from ..segmentor import Segmentor
 from ..vocabulary import Vocabulary
 from .segmenter import EncodedImage, Segmenter, fitting
 
@@ -138,7 +138,7 @@ def load(
         for key in limits
     ]
     settings["test_cfg"] = _windows(settings)
-    segmentor = ITACLIPSegmentor(clip, attention=fitting(attention, depth), **settings).eval()
+    segmentor = Segmentor(clip, attention=fitting(attention, depth), **settings).eval()
     segmentor.text_encoder.remember = True
     try:
         segmentor.to(where)
@@ -179,7 +179,7 @@ def _windows(settings: dict) -> dict:
 
 
 def _read_config(path: str | Path, sized: bool) -> tuple[dict, list]:
-    """The segmentor's settings of a config, and the pipeline's steps, none if ``sized`` elsewhere."""
+    """The settings of a config, and the steps of its pipeline, none if ``sized`` otherwise."""
     from .pipeline import pipeline_steps
 
     path = resolve_path(path, "config")

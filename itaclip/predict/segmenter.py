@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
+from ..features import DenseFeatures
 from ..recipes import RECIPES, Recipe
 from ..recipes.base import keys_of
 from ..runtime.batches import trim_memory
 from ..runtime.palette import palette_of
-from ..segmentor import DenseFeatures, ITACLIPSegmentor
-from .images import find_images, fit, read_image, resized_shape, source_of
+from ..segmentor import Segmentor
+from .images import enlarged, find_images, fit, read_image, resized_shape, source_of
 from .segmentation import Segmentation
 from .words import BACKGROUND, make_vocabulary
 
@@ -67,7 +67,7 @@ class Segmenter:
 
     def __init__(
         self,
-        segmentor: ITACLIPSegmentor,
+        segmentor: Segmentor,
         short_side: int | None = None,
         max_long_side: int | None = None,
         max_result_side: int | None = None,
@@ -77,7 +77,7 @@ class Segmenter:
         self.short_side, self.max_long_side = short_side, max_long_side
         self.max_result_side = max_result_side
         # The latest words last. Held while words are encoded, which threads then do only once.
-        self._vocabularies: OrderedDict[tuple, ITACLIPSegmentor] = OrderedDict()
+        self._vocabularies: OrderedDict[tuple, Segmentor] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -114,7 +114,7 @@ class Segmenter:
         """A segmenter with other settings that shares this one's weights.
 
         Args:
-            attention, changes: see :meth:`itaclip.ITACLIPSegmentor.variant`.
+            attention, changes: see :meth:`itaclip.segmentor.Segmentor.variant`.
         """
         variant = self.segmentor.variant(attention, **changes)
         sizes = (self.short_side, self.max_long_side, self.max_result_side)
@@ -253,7 +253,7 @@ class Segmenter:
         prob_thd: float | None = None,
         area_thd: float | None = None,
         margin_thd: float | None = None,
-    ) -> ITACLIPSegmentor:
+    ) -> Segmentor:
         """The segmentor behind :meth:`segment` with these words and thresholds, on its own.
 
         Args, Raises: as of :meth:`segment`.
@@ -268,7 +268,7 @@ class Segmenter:
         background: Background,
         auxiliary_texts: Mapping[str, str] | None,
         aux_text_weight: float | None,
-    ) -> ITACLIPSegmentor:
+    ) -> Segmentor:
         """The segmentor with these words; those of the last calls are kept."""
         if classes is not None:
             vocabulary = make_vocabulary(classes, background, auxiliary_texts)
@@ -364,21 +364,8 @@ class Segmenter:
         return self.segment_batch(find_images(folder), classes, on_error=on_error, **options)
 
 
-def enlarged(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Labels (h, w), by the nearest, or scores (h, w, C), bilinearly, at (H, W)."""
-    if array.shape[:2] == size:
-        return array
-    if array.ndim == 2:
-        return cv2.resize(array, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    result = np.empty((*size, array.shape[2]), np.float32)
-    for index in range(array.shape[2]):  # OpenCV takes few channels at a time
-        channel = np.ascontiguousarray(array[..., index])
-        result[..., index] = cv2.resize(channel, size[::-1], interpolation=cv2.INTER_LINEAR)
-    return result
-
-
 def _thresholds(
-    segmentor: ITACLIPSegmentor, own_words: bool, given: Mapping[str, float | None]
+    segmentor: Segmentor, own_words: bool, given: Mapping[str, float | None]
 ) -> dict[str, float | None]:
     """The thresholds that one call changes; ``own_words``: the classes it was loaded with."""
     background = segmentor.vocabulary.background
