@@ -13,11 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
-from ..postprocess import check_postprocess
 from ..recipes import RECIPES, Recipe
 from ..recipes.base import keys_of
 from ..runtime.batches import trim_memory
-from ..runtime.pictures import class_colours
+from ..runtime.palette import palette_of
 from ..segmentor import DenseFeatures, ITACLIPSegmentor
 from .images import find_images, fit, read_image, resized_shape, source_of
 from .segmentation import Segmentation
@@ -77,13 +76,13 @@ class Segmenter:
 
     def describe(self) -> str:
         """Device, precision, windows and size, in a line."""
-        encoder, sliding = self.segmentor.image_encoder, self.segmentor.sliding
+        encoder, settings = self.segmentor.image_encoder, self.segmentor.settings
         windows = "the whole picture at once"
-        if sliding:
-            (height, width), (down, right) = sliding
+        if not settings.windows.whole:
+            (height, width), (down, right) = settings.windows.crop_size, settings.windows.stride
             windows = f"windows of {height}x{width} every {down}x{right} pixels"
         size = "its own size" if self.short_side is None else f"short side {self.short_side}"
-        views = len(self.segmentor.views)
+        views = len(settings.views)
         return f"{self.device}, {str(encoder.dtype)[6:]}, {size}, {windows}, {views} view(s) each"
 
     def with_recipe(self, recipe: str | Mapping | Recipe) -> "Segmenter":
@@ -92,8 +91,17 @@ class Segmenter:
         Raises:
             InputError: see :func:`itaclip.recipes.resolve_recipe`.
         """
-        depth = len(self.segmentor.image_encoder.visual.transformer.resblocks)
-        variant = self.segmentor.variant(fitting(recipe, depth))
+        return self.variant(fitting(recipe, self.segmentor.image_encoder.depth))
+
+    def variant(
+        self, attention: str | Mapping | Recipe | None = None, **changes: Any
+    ) -> "Segmenter":
+        """A segmenter with other settings that shares this one's weights.
+
+        Args:
+            attention, changes: see :meth:`itaclip.ITACLIPSegmentor.variant`.
+        """
+        variant = self.segmentor.variant(attention, **changes)
         return Segmenter(variant, self.short_side, self.max_long_side, self.max_result_side)
 
     # ---- one picture ----------------------------------------------------------------------------
@@ -133,9 +141,9 @@ class Segmenter:
 
     def _made_by(self) -> tuple:
         """Equal for segmenters that make equal features of a picture."""
-        encoder = self.segmentor.image_encoder
-        views = tuple((view.name, view.weight) for view in self.segmentor.views)
-        sizes = (self.short_side, self.max_long_side, self.segmentor.sliding)
+        encoder, settings = self.segmentor.image_encoder, self.segmentor.settings
+        views = tuple((view.name, view.weight) for view in settings.views)
+        sizes = (self.short_side, self.max_long_side, settings.windows)
         return (encoder.visual, encoder.recipe, encoder.precision, views, *sizes)
 
     def segment(
@@ -182,7 +190,7 @@ class Segmenter:
             prob_thd=prob_thd,
             area_thd=area_thd,
         )
-        segmentor.return_scores = scores
+        segmentor = segmentor.variant(return_scores=scores)
         encoded = self.encode(image)
         size = encoded.image.shape[:2]
         made = resized_shape(size, None, self.max_result_side)
@@ -194,7 +202,7 @@ class Segmenter:
             enlarged(labels.cpu().numpy().astype(np.int32), size),
             None if values is None else enlarged(values.float().cpu().numpy(), size),
             (BACKGROUND, *names[1:]) if vocabulary.background else names,
-            class_colours(vocabulary.num_classes, vocabulary.background),
+            palette_of(names, vocabulary.background),
             encoded.source,
         )
 
@@ -213,7 +221,7 @@ class Segmenter:
         Args, Raises: as of :meth:`segment`.
         """
         segmentor = self._with_words(classes, background, auxiliary_texts, aux_text_weight)
-        return _with_thresholds(segmentor, classes is None, prob_thd, area_thd)
+        return segmentor.variant(**_thresholds(segmentor, classes is None, prob_thd, area_thd))
 
     def _with_words(
         self,
@@ -236,11 +244,12 @@ class Segmenter:
         key = (vocabulary, aux_text_weight)
         found = self._vocabularies.get(key)
         if found is None:
-            found = self.segmentor.variant(vocabulary=vocabulary, aux_text_weight=aux_text_weight)
+            weight = {} if aux_text_weight is None else {"aux_text_weight": aux_text_weight}
+            found = self.segmentor.variant(vocabulary=vocabulary, **weight)
             while len(self._vocabularies) >= _MAX_VOCABULARIES:
                 self._vocabularies.pop(next(iter(self._vocabularies)), None)
             self._vocabularies[key] = found
-        return found.variant()
+        return found
 
     # ---- many pictures --------------------------------------------------------------------------
 
@@ -305,26 +314,23 @@ def enlarged(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return result
 
 
-def _with_thresholds(
+def _thresholds(
     segmentor: ITACLIPSegmentor, own_words: bool, prob_thd: float | None, area_thd: float | None
-) -> ITACLIPSegmentor:
-    """Sets the thresholds of one call; ``own_words``: the classes are those it was loaded with."""
+) -> dict[str, float | None]:
+    """The thresholds that one call changes; ``own_words``: the classes it was loaded with."""
     background = segmentor.vocabulary.background
     if prob_thd is None and not background and not own_words:
         prob_thd = 0.0  # class 0 is like the others
+    changes = {} if prob_thd is None else {"prob_thd": prob_thd}
+    if area_thd is not None:
+        changes["area_thd"] = area_thd or None
+    changed = segmentor.settings.changed(changes)
     if prob_thd and not background:
         raise InputError(
-            f"prob_thd: {prob_thd} turns unsure pixels into background, but there is none; give "
-            "background=True, or its words."
+            f"prob_thd: {changed.prob_thd} turns unsure pixels into background, but there is none; "
+            "give background=True, or its words."
         )
-    if prob_thd is not None:
-        segmentor.prob_thd = prob_thd
-    if area_thd is not None:
-        segmentor.area_thd = area_thd or None
-    check_postprocess(
-        segmentor.logit_scale, segmentor.prob_thd, segmentor.area_thd, segmentor.label_closing
-    )
-    return segmentor
+    return changes
 
 
 def fitting(recipe: str | Mapping | Recipe, depth: int) -> str | Mapping | Recipe:
