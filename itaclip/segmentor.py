@@ -1,4 +1,4 @@
-"""The registered segmentor: text once, then views → windows → features → scores → labels.
+"""The method, whole: text once, then views → windows → features → scores → labels.
 
 The steps of one image, and where further ones go (each a module of its own, a key of
 :class:`itaclip.settings.Settings`, and a line at the seam)::
@@ -12,25 +12,20 @@ The steps of one image, and where further ones go (each a module of its own, a k
           → labels: best score, closing         segment
 
 A step that needs all scores at once makes ``return_scores=False`` impossible or costly: labels are
-then made in strips of rows (:meth:`ITACLIPSegmentor.labels`), so it says so when settings are made.
+then made in strips of rows (:meth:`Segmentor.labels`), so it says so when settings are made.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from mmengine.logging import print_log
-from mmengine.structures import PixelData
-from mmseg.models.segmentors import BaseSegmentor
-from mmseg.registry import MODELS
-from mmseg.structures import SegDataSample
-from torch import Tensor
+from torch import Tensor, nn
 
 from .checks import flag
 from .clip_model import load_clip, model_path
-from .data_preprocessor import CLIPDataPreprocessor, undo_flip, without_padding
+from .data_preprocessor import normalise
 from .errors import InputError
 from .features import DenseFeatures, row_features
 from .image_encoder import ImageEncoder, sharing
@@ -54,9 +49,10 @@ from .text_encoder import TextEncoder, imagenet_templates
 from .vocabulary import Vocabulary, read_vocabulary
 
 
-@MODELS.register_module()
-class ITACLIPSegmentor(BaseSegmentor):
+class Segmentor(nn.Module):
     """Segments images into any vocabulary with a frozen CLIP.
+
+    It needs nothing of mmseg, whose face is :class:`itaclip.mmseg_segmentor.ITACLIPSegmentor`.
 
     Args:
         clip_model: OpenAI's name, ``'storybook-tiny'``, the path of a checkpoint, or a loaded
@@ -71,8 +67,6 @@ class ITACLIPSegmentor(BaseSegmentor):
         vocabulary: given instead of ``name_path`` and ``auxiliary_text_path`` from Python;
             ``Vocabulary.empty()`` leaves the classes to :meth:`set_vocabulary`.
         text_cache: keep text features on disk for later starts.
-        pretrained, train_cfg, init_cfg: accepted because mmseg's helpers pass them; must be None.
-        data_preprocessor: as in mmseg; by default BGR → RGB and CLIP's mean and deviation.
 
     Raises:
         InputError: any value that cannot be used, naming the key or the file and line.
@@ -80,7 +74,7 @@ class ITACLIPSegmentor(BaseSegmentor):
 
     def __init__(
         self,
-        clip_model: str | Path | torch.nn.Module = "ViT-B/16",
+        clip_model: str | Path | nn.Module = "ViT-B/16",
         name_path: str | Path | None = None,
         background: bool = False,
         auxiliary_text_path: str | Path | None = None,
@@ -98,27 +92,17 @@ class ITACLIPSegmentor(BaseSegmentor):
         text_cache: bool = True,
         window_batch: int | None = None,
         return_scores: bool = True,
-        pretrained: None = None,
-        train_cfg: None = None,
-        data_preprocessor: Mapping | torch.nn.Module | None = None,
-        init_cfg: None = None,
     ) -> None:
         given = dict(locals())
-        for key in ("pretrained", "train_cfg", "init_cfg"):
-            if given[key]:
-                raise InputError(
-                    f"{key}: expected None, since nothing is trained or loaded here, but got "
-                    f"{given[key]!r}; the weights are named by clip_model."
-                )
-        if isinstance(data_preprocessor, Mapping):
-            data_preprocessor = MODELS.build(data_preprocessor)
-        super().__init__(data_preprocessor or CLIPDataPreprocessor(), init_cfg)
+        super().__init__()
         self._settings = Settings(**{f.name: given[f.name] for f in fields(Settings)})
         self.text_cache = TextCache() if flag(text_cache, "text_cache") else None
         background = flag(background, "background")
         if vocabulary is None:
             vocabulary = read_vocabulary(name_path, auxiliary_text_path, background)
         if prob_thd > 0 and vocabulary.num_classes and not vocabulary.background:
+            from mmengine.logging import print_log  # into the log of a run, if there is one
+
             print_log(
                 f"prob_thd={prob_thd} turns unsure pixels into class 0, "
                 f"{vocabulary.first_names[0]!r}, though background=False.",
@@ -126,7 +110,7 @@ class ITACLIPSegmentor(BaseSegmentor):
                 level=30,
             )
 
-        loaded = isinstance(clip_model, torch.nn.Module)
+        loaded = isinstance(clip_model, nn.Module)
         clip = clip_model if loaded else load_clip(model_path(clip_model))
         recipe = resolve_recipe(attention, len(clip.visual.transformer.resblocks))
         self.image_encoder = ImageEncoder(clip.visual, recipe, precision)
@@ -145,7 +129,7 @@ class ITACLIPSegmentor(BaseSegmentor):
         settings: Settings | None = None,
         image_encoder: ImageEncoder | None = None,
         **changes: Any,
-    ) -> "ITACLIPSegmentor":
+    ) -> Self:
         """Another segmentor on the same weights; this one stays as it is.
 
         Args:
@@ -168,6 +152,10 @@ class ITACLIPSegmentor(BaseSegmentor):
         if vocabulary is not None or blend:
             other._use_words(vocabulary or self.vocabulary)
         return other
+
+    def normalise(self, bgr: Tensor) -> Tensor:
+        """A BGR image (3, H, W) on the scale 0-255 → what the other methods take, on the device."""
+        return normalise(bgr.to(self.text_features.device))
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Takes other words in place, for mmseg's helpers, which hold the model.
@@ -360,43 +348,3 @@ class ITACLIPSegmentor(BaseSegmentor):
             with stage("post-processing"):
                 labels = close_labels(labels, self.settings.label_closing)
         return labels, scores
-
-    # ---- mmseg's interface ----------------------------------------------------------------------
-
-    @torch.no_grad()
-    def predict(
-        self,
-        inputs: Tensor | Sequence[Tensor],
-        data_samples: Sequence[SegDataSample] | None = None,
-    ) -> list[SegDataSample]:
-        """Segments a batch; images may differ in size.
-
-        Args:
-            inputs: (B, 3, H, W), or B tensors (3, H, W), CLIP-normalised.
-            data_samples: with ``ori_shape`` (H, W) in their metainfo; without it, the input's size.
-
-        Returns:
-            The samples with ``seg_logits`` (C, H, W), the scores after softmax, grouping and area
-            rule, and ``pred_sem_seg`` (1, H, W) integer labels, at the original size.
-        """
-        samples = data_samples or [SegDataSample() for _ in inputs]
-        for image, sample in zip(inputs, samples, strict=True):
-            image = without_padding(image, sample.metainfo)
-            output_size = tuple(sample.metainfo.get("ori_shape", image.shape[-2:])[:2])
-            labels, scores = undo_flip(self.segment(image, output_size), sample.metainfo)
-            data = {"pred_sem_seg": PixelData(data=labels.unsqueeze(0))}
-            if scores is not None:
-                data["seg_logits"] = PixelData(data=scores.permute(2, 0, 1))
-            sample.set_data(data)
-        return list(samples)
-
-    def encode_decode(self, inputs: Tensor, batch_data_samples: object = None) -> Tensor:
-        """Query logits at the input's size, (B, Q, H, W), before refinement."""
-        return torch.stack([self.query_logits(image).permute(2, 0, 1) for image in inputs])
-
-    def _forward(self, inputs: Tensor, data_samples: object = None) -> Tensor:
-        return self.encode_decode(inputs)
-
-    def loss(self, inputs: Tensor, data_samples: object) -> dict:
-        """Not available: the method is training-free."""
-        raise NotImplementedError("ITACLIPSegmentor is training-free: it has no loss.")

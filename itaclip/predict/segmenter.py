@@ -17,7 +17,7 @@ from ..recipes import RECIPES, Recipe
 from ..recipes.base import keys_of
 from ..runtime.batches import trim_memory
 from ..runtime.palette import palette_of
-from ..segmentor import DenseFeatures, ITACLIPSegmentor
+from ..segmentor import DenseFeatures, Segmentor
 from .images import find_images, fit, read_image, resized_shape, source_of
 from .segmentation import Segmentation
 from .words import BACKGROUND, make_vocabulary
@@ -56,7 +56,7 @@ class Segmenter:
 
     def __init__(
         self,
-        segmentor: ITACLIPSegmentor,
+        segmentor: Segmentor,
         short_side: int | None = None,
         max_long_side: int | None = None,
         max_result_side: int | None = None,
@@ -64,7 +64,7 @@ class Segmenter:
         self.segmentor = segmentor
         self.short_side, self.max_long_side = short_side, max_long_side
         self.max_result_side = max_result_side
-        self._vocabularies: dict[tuple, ITACLIPSegmentor] = {}
+        self._vocabularies: dict[tuple, Segmentor] = {}
 
     @property
     def device(self) -> torch.device:
@@ -99,7 +99,7 @@ class Segmenter:
         """A segmenter with other settings that shares this one's weights.
 
         Args:
-            attention, changes: see :meth:`itaclip.ITACLIPSegmentor.variant`.
+            attention, changes: see :meth:`itaclip.Segmentor.variant`.
         """
         variant = self.segmentor.variant(attention, **changes)
         return Segmenter(variant, self.short_side, self.max_long_side, self.max_result_side)
@@ -137,7 +137,7 @@ class Segmenter:
         patch = self.segmentor.image_encoder.patch_size
         resized = fit(pixels, self.short_side, self.max_long_side, patch, source)
         bgr = torch.from_numpy(np.ascontiguousarray(resized[..., ::-1].transpose(2, 0, 1)))
-        return self.segmentor.data_preprocessor({"inputs": [bgr]})["inputs"][0]
+        return self.segmentor.normalise(bgr)
 
     def _made_by(self) -> tuple:
         """Equal for segmenters that make equal features of a picture."""
@@ -215,7 +215,7 @@ class Segmenter:
         aux_text_weight: float | None = None,
         prob_thd: float | None = None,
         area_thd: float | None = None,
-    ) -> ITACLIPSegmentor:
+    ) -> Segmentor:
         """The segmentor behind :meth:`segment` with these words and thresholds, on its own.
 
         Args, Raises: as of :meth:`segment`.
@@ -229,7 +229,7 @@ class Segmenter:
         background: Background,
         auxiliary_texts: Mapping[str, str] | None,
         aux_text_weight: float | None,
-    ) -> ITACLIPSegmentor:
+    ) -> Segmentor:
         """The segmentor with these words; those of the last calls are kept."""
         if classes is not None:
             vocabulary = make_vocabulary(classes, background, auxiliary_texts)
@@ -315,7 +315,7 @@ def enlarged(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _thresholds(
-    segmentor: ITACLIPSegmentor, own_words: bool, prob_thd: float | None, area_thd: float | None
+    segmentor: Segmentor, own_words: bool, prob_thd: float | None, area_thd: float | None
 ) -> dict[str, float | None]:
     """The thresholds that one call changes; ``own_words``: the classes it was loaded with."""
     background = segmentor.vocabulary.background
