@@ -1,14 +1,16 @@
 from .data.datasets import COCOObject164kDataset, StorybookDataset, VOC20Dataset
 from .data.label_files import LoadMappedAnnotations, SaveLabels
 from .data.loading import LoadCheckedAnnotations, LoadCheckedImage
+from .data_preprocessor import CLIPDataPreprocessor
 from .errors import BadSampleError, InputError
 from .evaluation.boundary import BoundaryIoUMetric
 from .evaluation.hooks import CheckClassesHook, OverlayHook, TrimMemoryHook
-from .mmseg_segmentor import CLIPDataPreprocessor, ITACLIPSegmentor
+from .features import DenseFeatures
+from .labelling.cluster import label
+from .mmseg_segmentor import ITACLIPSegmentor
 from .predict.load import EncodedImage, Segmenter, load
 from .predict.segmentation import Segmentation
 from .runtime.files import shipped_file
-from .segmentor import DenseFeatures, Segmentor
 from .vocabulary import Vocabulary
 
 __all__ = [
@@ -28,11 +30,11 @@ __all__ = [
     "SaveLabels",
     "Segmentation",
     "Segmenter",
-    "Segmentor",
     "StorybookDataset",
     "TrimMemoryHook",
     "VOC20Dataset",
     "Vocabulary",
+    "label",
     "load",
     "shipped_file",
 ]

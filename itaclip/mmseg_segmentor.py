@@ -1,79 +1,35 @@
-"""The segmentor as mmseg knows it: registered, with its helpers' arguments, batches and samples."""
+"""The method as a segmentor of mmseg, which its Runner, helpers and tools take."""
 
-import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from mmengine.structures import PixelData
-from mmseg.models import BaseSegmentor, SegDataPreProcessor
+from mmseg.models.segmentors import BaseSegmentor
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
-from torch import Tensor, nn
+from torch import Tensor
 
-from .data_preprocessor import MEAN, STD, undo_flip, without_padding
-from .errors import InputError
+from .data_preprocessor import CLIPDataPreprocessor, undo_flip, without_padding
+from .runtime.palette import palette_of
 from .segmentor import Segmentor
 
-
-@MODELS.register_module()
-class CLIPDataPreprocessor(SegDataPreProcessor):
-    """mmseg's preprocessor with CLIP's constants; images of one batch may differ in size.
-
-    Inputs are BGR images (3, H, W) on the scale 0-255; outputs are RGB and normalised, as one
-    tensor (B, 3, H, W) where the sizes agree, else as a list.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(mean=MEAN, std=STD, bgr_to_rgb=True)
-
-    def forward(self, data: dict, training: bool = False) -> dict:
-        if training or len({image.shape for image in data["inputs"]}) == 1:
-            return super().forward(data, training)
-        images = [
-            super(CLIPDataPreprocessor, self).forward({"inputs": [image]})["inputs"][0]
-            for image in data["inputs"]
-        ]
-        return {"inputs": images, "data_samples": self.cast_data(data.get("data_samples"))}
+MODELS.register_module(module=CLIPDataPreprocessor)
 
 
 @MODELS.register_module()
 class ITACLIPSegmentor(Segmentor, BaseSegmentor):
-    """:class:`itaclip.segmentor.Segmentor` with mmseg's interface.
+    """:class:`itaclip.segmentor.Segmentor`, whose arguments are the keys of a config's model."""
 
-    Args:
-        data_preprocessor: as in mmseg; by default BGR → RGB and CLIP's mean and deviation.
-        pretrained, train_cfg, init_cfg: accepted because mmseg's helpers pass them; must be None.
-        arguments: those of :class:`itaclip.segmentor.Segmentor`, by name or in its order.
+    @property
+    def dataset_meta(self) -> dict[str, tuple]:
+        """Names and colours of the classes, for mmseg's helpers: always the vocabulary's."""
+        names, background = self.vocabulary.first_names, self.vocabulary.background
+        shown = ("background", *names[1:]) if background else names
+        return {"classes": shown, "palette": [list(c) for c in palette_of(names, background)]}
 
-    Raises:
-        InputError: any value that cannot be used, naming the key or the file and line.
-    """
-
-    def __init__(
-        self,
-        *arguments: Any,
-        data_preprocessor: Mapping | nn.Module | None = None,
-        pretrained: None = None,
-        train_cfg: None = None,
-        init_cfg: None = None,
-        **keys: Any,
-    ) -> None:
-        unused = dict(pretrained=pretrained, train_cfg=train_cfg, init_cfg=init_cfg)
-        for key, value in unused.items():
-            if value:
-                raise InputError(
-                    f"{key}: expected None, since nothing is trained or loaded here, but got "
-                    f"{value!r}; the weights are named by clip_model."
-                )
-        super().__init__(*arguments, **keys)
-        if isinstance(data_preprocessor, Mapping):
-            data_preprocessor = MODELS.build(data_preprocessor)
-        self.data_preprocessor = data_preprocessor or CLIPDataPreprocessor()
-
-    def normalise(self, bgr: Tensor) -> Tensor:
-        """As :meth:`Segmentor.normalise`, by the data preprocessor."""
-        return self.data_preprocessor({"inputs": [bgr]})["inputs"][0]
+    @dataset_meta.setter
+    def dataset_meta(self, meta: object) -> None:
+        """Without a checkpoint mmseg's helpers set those of Cityscapes: the vocabulary's stand."""
 
     @torch.no_grad()
     def predict(
@@ -112,14 +68,3 @@ class ITACLIPSegmentor(Segmentor, BaseSegmentor):
     def loss(self, inputs: Tensor, data_samples: object) -> dict:
         """Not available: the method is training-free."""
         raise NotImplementedError("ITACLIPSegmentor is training-free: it has no loss.")
-
-
-def _signature() -> inspect.Signature:
-    """All keys that a config may have: the method's and mmseg's."""
-    own = inspect.signature(ITACLIPSegmentor.__init__).parameters.values()
-    inner = inspect.signature(Segmentor).parameters.values()
-    named = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    return inspect.Signature([*inner, *named])
-
-
-ITACLIPSegmentor.__signature__ = _signature()

@@ -27,4 +27,4 @@ with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
 
 from .data import datasets, label_files, loading  # noqa: E402, F401
 from .evaluation import boundary, hooks  # noqa: E402, F401
-from .mmseg_segmentor import CLIPDataPreprocessor, ITACLIPSegmentor  # noqa: E402, F401
+from .mmseg_segmentor import ITACLIPSegmentor  # noqa: E402, F401

@@ -1,4 +1,6 @@
-"""The method, whole: text once, then views → windows → features → scores → labels.
+"""The method: text once, then views → windows → features → scores → labels.
+
+mmseg registers it as :class:`itaclip.mmseg_segmentor.ITACLIPSegmentor`; nothing here needs mmseg.
 
 The steps of one image, and where further ones go (each a module of its own, a key of
 :class:`itaclip.settings.Settings`, and a line at the seam)::
@@ -15,17 +17,18 @@ A step that needs all scores at once makes ``return_scores=False`` impossible or
 then made in strips of rows (:meth:`Segmentor.labels`), so it says so when settings are made.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .checks import flag
 from .clip_model import load_clip, model_path
-from .data_preprocessor import normalise
+from .data_preprocessor import CLIPDataPreprocessor
 from .errors import InputError
 from .features import DenseFeatures, row_features
 from .image_encoder import ImageEncoder, sharing
@@ -40,7 +43,6 @@ from .postprocess import (
 from .recipes import Recipe, resolve_recipe
 from .refinement import refine, refine_strips
 from .runtime.batches import trim_memory
-from .runtime.palette import palette_of
 from .runtime.stages import stage
 from .runtime.text_cache import TextCache
 from .settings import Settings
@@ -48,11 +50,11 @@ from .sliding_window import WindowAssembler, WindowGrid
 from .text_encoder import TextEncoder, imagenet_templates
 from .vocabulary import Vocabulary, read_vocabulary
 
+logger = logging.getLogger(__name__)
+
 
 class Segmentor(nn.Module):
     """Segments images into any vocabulary with a frozen CLIP.
-
-    It needs nothing of mmseg, whose face is :class:`itaclip.mmseg_segmentor.ITACLIPSegmentor`.
 
     Args:
         clip_model: OpenAI's name, ``'storybook-tiny'``, the path of a checkpoint, or a loaded
@@ -67,6 +69,8 @@ class Segmentor(nn.Module):
         vocabulary: given instead of ``name_path`` and ``auxiliary_text_path`` from Python;
             ``Vocabulary.empty()`` leaves the classes to :meth:`set_vocabulary`.
         text_cache: keep text features on disk for later starts.
+        pretrained, train_cfg, init_cfg: accepted because mmseg's helpers pass them; must be None.
+        data_preprocessor: as in mmseg; by default BGR → RGB and CLIP's mean and deviation.
 
     Raises:
         InputError: any value that cannot be used, naming the key or the file and line.
@@ -92,22 +96,30 @@ class Segmentor(nn.Module):
         text_cache: bool = True,
         window_batch: int | None = None,
         return_scores: bool = True,
+        pretrained: None = None,
+        train_cfg: None = None,
+        data_preprocessor: Mapping | nn.Module | None = None,
+        init_cfg: None = None,
     ) -> None:
         given = dict(locals())
+        for key in ("pretrained", "train_cfg", "init_cfg"):
+            if given[key]:
+                raise InputError(
+                    f"{key}: expected None, since nothing is trained or loaded here, but got "
+                    f"{given[key]!r}; the weights are named by clip_model."
+                )
         super().__init__()
+        self.data_preprocessor = _preprocessor(data_preprocessor)
         self._settings = Settings(**{f.name: given[f.name] for f in fields(Settings)})
         self.text_cache = TextCache() if flag(text_cache, "text_cache") else None
         background = flag(background, "background")
         if vocabulary is None:
             vocabulary = read_vocabulary(name_path, auxiliary_text_path, background)
         if prob_thd > 0 and vocabulary.num_classes and not vocabulary.background:
-            from mmengine.logging import print_log  # into the log of a run, if there is one
-
-            print_log(
-                f"prob_thd={prob_thd} turns unsure pixels into class 0, "
-                f"{vocabulary.first_names[0]!r}, though background=False.",
-                logger="current",
-                level=30,
+            logger.warning(
+                "prob_thd=%s turns unsure pixels into class 0, %r, though background=False.",
+                prob_thd,
+                vocabulary.first_names[0],
             )
 
         loaded = isinstance(clip_model, nn.Module)
@@ -129,7 +141,7 @@ class Segmentor(nn.Module):
         settings: Settings | None = None,
         image_encoder: ImageEncoder | None = None,
         **changes: Any,
-    ) -> Self:
+    ) -> "Segmentor":
         """Another segmentor on the same weights; this one stays as it is.
 
         Args:
@@ -153,10 +165,6 @@ class Segmentor(nn.Module):
             other._use_words(vocabulary or self.vocabulary)
         return other
 
-    def normalise(self, bgr: Tensor) -> Tensor:
-        """A BGR image (3, H, W) on the scale 0-255 → what the other methods take, on the device."""
-        return normalise(bgr.to(self.text_features.device))
-
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Takes other words in place, for mmseg's helpers, which hold the model.
 
@@ -175,17 +183,6 @@ class Segmentor(nn.Module):
                 features = self.text_encoder.text_projection.new_zeros(0, 1)
         self.vocabulary = vocabulary
         self.register_buffer("text_features", features, persistent=False)  # Q, E
-
-    @property
-    def dataset_meta(self) -> dict[str, tuple]:
-        """Names and colours of the classes, for mmseg's helpers: always the vocabulary's."""
-        names, background = self.vocabulary.first_names, self.vocabulary.background
-        shown = ("background", *names[1:]) if background else names
-        return {"classes": shown, "palette": [list(c) for c in palette_of(names, background)]}
-
-    @dataset_meta.setter
-    def dataset_meta(self, meta: object) -> None:
-        """Without a checkpoint mmseg's helpers set those of Cityscapes: the vocabulary's stand."""
 
     # ---- image → features → logits → scores -----------------------------------------------------
 
@@ -348,3 +345,17 @@ class Segmentor(nn.Module):
             with stage("post-processing"):
                 labels = close_labels(labels, self.settings.label_closing)
         return labels, scores
+
+
+def _preprocessor(given: Mapping | nn.Module | None) -> nn.Module:
+    if given is None:
+        return CLIPDataPreprocessor()
+    if isinstance(given, nn.Module):
+        return given
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"data_preprocessor: expected None, a dict with a type or a module, but got {given!r}."
+        )
+    from mmseg.registry import MODELS
+
+    return MODELS.build(given)

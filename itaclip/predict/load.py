@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 
 from ..checks import integer
 from ..clip_model import SHIPPED_MODELS, load_clip, model_path
@@ -132,7 +133,7 @@ def load(
         for key in limits
     ]
     settings["test_cfg"] = _windows(settings)
-    segmentor = _kind(config)(clip, attention=fitting(attention, depth), **settings).eval()
+    segmentor = Segmentor(clip, attention=fitting(attention, depth), **settings).eval()
     segmentor.text_encoder.remember = True
     try:
         segmentor.to(where)
@@ -142,15 +143,6 @@ def load(
     segmenter = Segmenter(segmentor, *sizes)
     logger.info("%s: %s", name, segmenter.describe())
     return segmenter
-
-
-def _kind(config: object) -> type[Segmentor]:
-    """A config is mmseg's, and so may its keys be; everything else does without mmseg."""
-    if config is None:
-        return Segmentor
-    from ..mmseg_segmentor import ITACLIPSegmentor
-
-    return ITACLIPSegmentor
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -177,8 +169,6 @@ def _windows(settings: dict) -> dict:
 
 def _read_config(path: str | Path, size_is_given: bool) -> dict:
     """The segmentor's settings of a config, and the sizes that its pipeline resizes to."""
-    from mmengine.config import Config
-
     path = resolve_path(path, "config")
     try:
         config = Config.fromfile(path)
@@ -193,7 +183,7 @@ def _read_config(path: str | Path, size_is_given: bool) -> dict:
     return model | ({} if size_is_given else _sizes(config, path))
 
 
-def _sizes(config: Mapping, path: Path) -> dict:
+def _sizes(config: Config, path: Path) -> dict:
     """``short_side`` and ``max_long_side`` of a config's test pipeline."""
     sizes = {"short_side": None, "max_long_side": None}
     for step in config.get("test_pipeline") or ():

@@ -6,19 +6,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
+from ..features import DenseFeatures
 from ..recipes import RECIPES, Recipe
 from ..recipes.base import keys_of
 from ..runtime.batches import trim_memory
 from ..runtime.palette import palette_of
-from ..segmentor import DenseFeatures, Segmentor
-from .images import find_images, fit, read_image, resized_shape, source_of
+from ..segmentor import Segmentor
+from .images import enlarged, find_images, fit, read_image, resized_shape, source_of
 from .segmentation import Segmentation
 from .words import BACKGROUND, make_vocabulary
 
@@ -99,7 +99,7 @@ class Segmenter:
         """A segmenter with other settings that shares this one's weights.
 
         Args:
-            attention, changes: see :meth:`itaclip.Segmentor.variant`.
+            attention, changes: see :meth:`itaclip.segmentor.Segmentor.variant`.
         """
         variant = self.segmentor.variant(attention, **changes)
         return Segmenter(variant, self.short_side, self.max_long_side, self.max_result_side)
@@ -137,7 +137,7 @@ class Segmenter:
         patch = self.segmentor.image_encoder.patch_size
         resized = fit(pixels, self.short_side, self.max_long_side, patch, source)
         bgr = torch.from_numpy(np.ascontiguousarray(resized[..., ::-1].transpose(2, 0, 1)))
-        return self.segmentor.normalise(bgr)
+        return self.segmentor.data_preprocessor({"inputs": [bgr]})["inputs"][0]
 
     def _made_by(self) -> tuple:
         """Equal for segmenters that make equal features of a picture."""
@@ -299,19 +299,6 @@ class Segmenter:
             InputError: there are none.
         """
         return self.segment_batch(find_images(folder), classes, on_error=on_error, **options)
-
-
-def enlarged(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Labels (h, w), by the nearest, or scores (h, w, C), bilinearly, at (H, W)."""
-    if array.shape[:2] == size:
-        return array
-    if array.ndim == 2:
-        return cv2.resize(array, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    result = np.empty((*size, array.shape[2]), np.float32)
-    for index in range(array.shape[2]):  # OpenCV takes few channels at a time
-        channel = np.ascontiguousarray(array[..., index])
-        result[..., index] = cv2.resize(channel, size[::-1], interpolation=cv2.INTER_LINEAR)
-    return result
 
 
 def _thresholds(
