@@ -43,6 +43,7 @@ from .postprocess import (
 from .recipes import Recipe, resolve_recipe
 from .refinement import refine, refine_strips
 from .runtime.batches import trim_memory
+from .runtime.palette import palette_of
 from .runtime.stages import stage
 from .runtime.text_cache import TextCache
 from .settings import Settings
@@ -187,6 +188,17 @@ class Segmentor(nn.Module):
                 features = self.text_encoder.text_projection.new_zeros(0, 1)
         self.vocabulary = vocabulary
         self.register_buffer("text_features", features, persistent=False)  # Q, E
+
+    @property
+    def dataset_meta(self) -> dict[str, tuple]:
+        """Names and colours of the classes, for mmseg's helpers: always the vocabulary's."""
+        names, background = self.vocabulary.first_names, self.vocabulary.background
+        shown = ("background", *names[1:]) if background else names
+        return {"classes": shown, "palette": [list(c) for c in palette_of(names, background)]}
+
+    @dataset_meta.setter
+    def dataset_meta(self, meta: object) -> None:
+        """Without a checkpoint mmseg's helpers set those of Cityscapes: the vocabulary's stand."""
 
     # ---- image → features → logits → scores -----------------------------------------------------
 
