@@ -56,6 +56,7 @@ from .recipes import Recipe, resolve_recipe
 from .refinement import refine, refine_strips
 from .regions import Picture, pool
 from .runtime.batches import trim_memory
+from .runtime.palette import palette_of
 from .runtime.stages import stage
 from .runtime.text_cache import TextCache
 from .settings import Settings
@@ -77,8 +78,7 @@ class Segmentor(nn.Module):
         auxiliary_text_path: file of lines ``name >= text``; None = off.
         attention: a recipe's name, or ``dict(recipe=name, …)`` to vary one.
         precision: ``'auto'``, ``'fp32'``, ``'bf16'`` or ``'fp16'`` of the encoder's blocks.
-        aux_text_weight, image_engineering_weight, logit_scale, prob_thd, area_thd, label_closing,
-            pamr, regions, class_pruning, test_cfg, window_batch, return_scores: see
+                labels = label_map(scores, settings.prob_thd, settings.margin_thd)
             :class:`itaclip.settings.Settings`.
         vocabulary: given instead of ``name_path`` and ``auxiliary_text_path`` from Python;
             ``Vocabulary.empty()`` leaves the classes to :meth:`set_vocabulary`.
@@ -112,6 +112,7 @@ class Segmentor(nn.Module):
         text_cache: bool = True,
         window_batch: int | None = None,
         return_scores: bool = True,
+        margin_thd: float = 0.0,
         pretrained: None = None,
         train_cfg: None = None,
         data_preprocessor: Mapping | nn.Module | None = None,
@@ -131,10 +132,12 @@ class Segmentor(nn.Module):
         background = flag(background, "background")
         if vocabulary is None:
             vocabulary = read_vocabulary(name_path, auxiliary_text_path, background)
-        if prob_thd > 0 and vocabulary.num_classes and not vocabulary.background:
+        abstains = next((key for key in ("prob_thd", "margin_thd") if given[key] > 0), None)
+        if abstains and vocabulary.num_classes and not vocabulary.background:
             logger.warning(
-                "prob_thd=%s turns unsure pixels into class 0, %r, though background=False.",
-                prob_thd,
+                "%s=%s turns unsure pixels into class 0, %r, though background=False.",
+                abstains,
+                given[abstains],
                 vocabulary.first_names[0],
             )
 
@@ -199,6 +202,17 @@ class Segmentor(nn.Module):
                 features = self.text_encoder.text_projection.new_zeros(0, 1)
         self.vocabulary = vocabulary
         self.register_buffer("text_features", features, persistent=False)  # Q, E
+
+    @property
+    def dataset_meta(self) -> dict[str, tuple]:
+        """Names and colours of the classes, for mmseg's helpers: always the vocabulary's."""
+        names, background = self.vocabulary.first_names, self.vocabulary.background
+        shown = ("background", *names[1:]) if background else names
+        return {"classes": shown, "palette": [list(c) for c in palette_of(names, background)]}
+
+    @dataset_meta.setter
+    def dataset_meta(self, meta: object) -> None:
+        """Without a checkpoint mmseg's helpers set those of Cityscapes: the vocabulary's stand."""
 
     # ---- image → features → logits → scores -----------------------------------------------------
 
@@ -388,7 +402,7 @@ class Segmentor(nn.Module):
                     scores = class_scores(logits, owners, settings.logit_scale)
                 yield scores
 
-        return labels_of_strips(strips, settings.prob_thd, settings.area_thd)
+        return labels_of_strips(strips, settings.prob_thd, settings.area_thd, settings.margin_thd)
 
     @torch.no_grad()
     def segment(
@@ -416,7 +430,7 @@ class Segmentor(nn.Module):
         if settings.return_scores or settings.needs_all_scores:
             scores = self.scores(self.query_logits(source, output_size), image, picture)
             with stage("post-processing"):
-                labels = label_map(scores, settings.prob_thd)
+                labels = label_map(scores, settings.prob_thd, settings.margin_thd)
         else:
             labels = self.labels(source, output_size, image, picture)
         with stage("post-processing"):
