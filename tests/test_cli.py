@@ -145,7 +145,10 @@ def test_a_config_brings_its_classes(capsys, folder):
         (["one.png", "--classes", CLASSES, "--out", "a.bmp"], "ends in .png"),
         (["one.png", "--classes", CLASSES, "--out", "two.jpg/a.png"], "two.jpg/a.png: cannot be"),
         (["one.png", "--classes", CLASSES, "--mask", "a.jpg"], "--mask: a.jpg"),
-        (["one.png", "--classes", CLASSES, "--out", "a.png", "--mask", "a.png"], "also given"),
+        (
+            ["one.png", "--classes", CLASSES, "--out", "a.png", "--mask", "a.png"],
+            "two results would go there",
+        ),
         (["--classes", CLASSES, "two.jpg", "--json", "one.png"], "ends in .json"),
         (["one.png", "--classes", "a, b"], "separate classes by ';'"),
         (["one.png", "--classes", "a; a"], "also belongs"),

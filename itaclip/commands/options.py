@@ -11,6 +11,7 @@ from PIL import Image
 from ..errors import InputError
 from ..predict.load import Segmenter, load
 from ..recipes import RECIPES
+from ..runtime.outputs import check_outputs, plan_outputs
 from ..runtime.pictures import picture_format, save_picture
 from ..vocabulary import load_class_names
 
@@ -126,27 +127,17 @@ def outputs(images: list[Path], out: str, suffix: str = ".png") -> list[Path]:
         suffix: of files in a folder.
 
     Raises:
-        InputError: a file for several pictures, or a result that would replace its picture.
+        InputError: a file for several pictures, or a result that would replace a picture.
     """
     path = Path(out).expanduser()
-    if path.suffix and not path.is_dir():
-        if len(images) > 1:
-            raise InputError(f"{out}: expected a folder for {len(images)} pictures; give one.")
-        targets = [path]
-    else:
+    if path.is_dir() or not path.suffix:
         if path.is_file():
             raise InputError(f"{out}: expected a folder, but this is a file; give another name.")
-        targets, used = [], {}
-        for image in images:  # pictures of one name from different folders are numbered
-            number = used[image.stem] = used.get(image.stem, 0) + 1
-            targets.append(path / f"{image.stem}{'' if number == 1 else f'-{number}'}{suffix}")
-    sources = {image.resolve() for image in images}
-    for target in targets:
-        if target.resolve() in sources:
-            raise InputError(
-                f"{target}: the result would replace the picture; choose another name."
-            )
-    return targets
+        return plan_outputs(images, path, suffix)
+    if len(images) > 1:
+        raise InputError(f"{out}: expected a folder for {len(images)} pictures; give one.")
+    check_outputs([path], images)
+    return [path]
 
 
 def parse_pixel(text: str) -> tuple[int, int]:
