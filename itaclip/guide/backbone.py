@@ -32,11 +32,13 @@ class GuideReads:
         colours: None turns CLIP's normalisation back exactly. Else (mean, std) that stand for
             CLIP's, on the scale 0 to 1, after which values are cut to steps of 1/255: the colour
             shift of published code.
+        padding: keeps the patches of the padding that SAM sees; the grid is then its square.
     """
 
     parts: tuple[str, ...] = ("tokens",)
     square: bool = False
     colours: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    padding: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,8 @@ class Guide(nn.Module):
             pixels = self.prepared(windows.float(), reads)
         size = windows.shape[-2:]
         grid = self.grid((min(size),) * 2 if reads.square else tuple(size))
+        if reads.padding and self.is_sam:
+            grid = (self.model.config.image_size // self.patch_size,) * 2
         found: dict[str, Tensor] = {}
         lowered = dtype != torch.float32
         keys = {"interpolate_pos_encoding": True} if self.kind == "vit" else {}
@@ -230,6 +234,13 @@ class Guide(nn.Module):
             tokens = tokens.flatten(2).transpose(1, 2)
         own = tokens.unflatten(1, (side, side))[:, : grid[0], : grid[1]]
         return own.flatten(1, 2)
+
+    def relative_positions(self) -> tuple[Tensor, Tensor] | None:
+        """SAM's tables (2S - 1, d) of the last block, for rows and for columns."""
+        attention = self.last_block.attn
+        if not attention.use_rel_pos:
+            return None
+        return attention.rel_pos_h, attention.rel_pos_w
 
     @property
     def last_block(self) -> nn.Module:

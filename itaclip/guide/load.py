@@ -11,6 +11,7 @@ import torch
 
 from ..errors import InputError
 from ..runtime.files import PROJECT_ROOT
+from ..runtime.hub import hub_folder
 from .backbone import Guide
 from .names import GUIDES
 
@@ -144,7 +145,27 @@ def _folder(source: str | Path, key: str) -> Path:
 
 
 def _fetch(name: str, key: str) -> Path:
-    raise InputError(f"{key}: {name} cannot be fetched.")
+    """The local folder of ``hf:OWNER/NAME`` or ``hf:OWNER/NAME@REVISION``."""
+    repository, _, revision = name.removeprefix("hf:").partition("@")
+    described = ("config.json", "preprocessor_config.json")
+    for weights in ("*.safetensors", "pytorch_model.bin"):
+        folder = hub_folder(
+            repository,
+            key=key,
+            patterns=(*described, weights),
+            revision=revision or None,
+            complete=_has_weights,
+        )
+        if _has_weights(folder):
+            return folder
+    raise InputError(
+        f"{key}: {name} has neither safetensors weights nor a pytorch_model.bin; give another one."
+    )
+
+
+def _has_weights(folder: Path) -> bool:
+    weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model.bin")]
+    return (folder / "config.json").is_file() and bool(weights)
 
 
 def _transformers(key: str) -> ModuleType:
