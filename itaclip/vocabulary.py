@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .errors import InputError
+from .runtime.files import resolve_path
 
 ClassNames = tuple[tuple[str, ...], ...]
 AuxiliaryEntries = dict[str, tuple[str, int]]
@@ -227,6 +228,17 @@ def load_vocabulary(
         texts, places = _pair(entries, names, sources, background, str(auxiliary_text_path))
     _report_shared_background_names(names, sources, background)
     return Vocabulary(names, texts, background, sources, places)
+
+
+def read_vocabulary(
+    name_path: str | Path | None, auxiliary_text_path: str | Path | None, background: bool
+) -> Vocabulary:
+    """:func:`load_vocabulary` of a config's paths: absolute, or of this folder or the project."""
+    if name_path is None:
+        raise InputError("name_path: expected the path of a class-name file, but got None.")
+    names, aux = resolve_path(name_path, "name_path"), auxiliary_text_path
+    aux = None if aux is None else resolve_path(aux, "auxiliary_text_path")
+    return load_vocabulary(names, aux, background)
 
 
 def normalise_name(name: str) -> str:

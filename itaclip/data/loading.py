@@ -28,6 +28,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 from PIL import Image
 
+from ..checks import is_integer
 from ..errors import BadSampleError, InputError
 from ..runtime.files import one_line
 
@@ -54,7 +55,7 @@ class LoadCheckedImage(LoadImageFromFile):
 
     def __init__(self, max_pixels: int = MAX_PIXELS, **kwargs) -> None:
         super().__init__(**kwargs)
-        if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
+        if not is_integer(max_pixels, 1):
             raise InputError(
                 "LoadCheckedImage: expected max_pixels to be an integer from 1, but got "
                 f"{max_pixels!r}."
