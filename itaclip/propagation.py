@@ -19,6 +19,7 @@ from torch import Tensor
 from .checks import flag, integer, number
 from .errors import InputError
 from .runtime.stages import stage
+from .sliding_window import WindowGrid
 
 # Elements of one block of similarities or of one gather.
 _BLOCK_ELEMENTS = dict(cpu=1 << 22, cuda=1 << 26)
@@ -52,7 +53,7 @@ class LPOSS:
     tolerance: float = 1e-6
 
     patches = True
-    pixels = None
+    pixels = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +74,12 @@ class LPOSSPlus(LPOSS):
     colour: float = 0.01
     patches: bool = True
 
-    pixels = "network"
+    pixels = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class PEARL:
-    """PEARL's propagation on a coarse grid of pixels, without the text coupling (inert as published).
+    """PEARL's propagation on a coarse grid of pixels; of its text coupling, the diagonal acts alone.
 
     With Z the pooled similarities, p = softmax(Z) and t_c the diagonal of the texts' similarity
     (softmax of cosine / temperature plus ``diagonal``·I, rows normalised)::
@@ -103,7 +104,7 @@ class PEARL:
     steps: int = 25
 
     patches = False
-    pixels = "output"
+    pixels = True
 
 
 Propagation = LPOSS | PEARL
@@ -148,6 +149,49 @@ def parse_propagation(propagation: str | Mapping | Propagation | None) -> Propag
     if isinstance(made, LPOSS) and made.alpha == 1:
         raise InputError("propagation.alpha: expected a number below 1, but got 1.")
     return made
+
+
+# ---- at the segmentor's seams -------------------------------------------------------------------
+
+
+def spread_over_patches(
+    windows: WindowGrid, maps: Sequence[Tensor], guide: Tensor, settings: LPOSS
+) -> list[Tensor]:
+    """LPOSS over the patches of all windows of an image.
+
+    Args:
+        windows: R·K windows.
+        maps: for each row of windows the similarities (K, h, w, Q).
+        guide: (R·K, gh, gw, G); brought to h×w.
+
+    Returns:
+        As ``maps``.
+    """
+    joined = torch.cat(list(maps))  # R·K, h, w, Q
+    patches = tuple(joined.shape[1:3])
+    if tuple(guide.shape[1:3]) != patches:
+        moved = F.interpolate(
+            guide.permute(0, 3, 1, 2), patches, mode="bilinear", align_corners=False
+        )
+        guide = moved.permute(0, 2, 3, 1)
+    positions = windows.centres(patches).to(joined.device)
+    spread = propagate_patches(joined.flatten(0, 2), guide.flatten(0, 2), positions, settings)
+    return list(spread.view_as(joined).split(len(windows.lefts)))
+
+
+def spread_over_pixels(
+    logits: Tensor, picture: Tensor, text: Tensor, settings: Propagation
+) -> Tensor:
+    """LPOSS+'s or PEARL's propagation over the pixels of the network's image.
+
+    Args:
+        logits: (H, W, Q).
+        picture: (3, H, W) RGB, 0 to 1.
+        text: (Q, E).
+    """
+    if isinstance(settings, PEARL):
+        return propagate_pearl(logits, picture, text, settings)
+    return propagate_pixels(logits, picture, settings)
 
 
 # ---- LPOSS: patches -----------------------------------------------------------------------------
@@ -315,7 +359,9 @@ class ColourStencil:
 
 def rgb_to_lab(image: Tensor) -> Tensor:
     """sRGB, 0 to 1, → CIE L*a*b* (D65; L 0 to 100), (3, H, W)."""
-    linear = torch.where(image > 0.04045, ((image.clamp_min(0) + 0.055) / 1.055) ** 2.4, image / 12.92)
+    linear = torch.where(
+        image > 0.04045, ((image.clamp_min(0) + 0.055) / 1.055) ** 2.4, image / 12.92
+    )
     matrix = image.new_tensor(
         [
             [0.412453, 0.357580, 0.180423],
@@ -325,9 +371,7 @@ def rgb_to_lab(image: Tensor) -> Tensor:
     )
     white = image.new_tensor([0.95047, 1.0, 1.08883])
     xyz = torch.einsum("ij,jhw->ihw", matrix, linear) / white[:, None, None]
-    x, y, z = torch.where(
-        xyz > 0.008856, xyz.clamp_min(0.008856) ** (1 / 3), 7.787 * xyz + 4 / 29
-    )
+    x, y, z = torch.where(xyz > 0.008856, xyz.clamp_min(0.008856) ** (1 / 3), 7.787 * xyz + 4 / 29)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
@@ -453,16 +497,13 @@ def _exact_dot(a: Tensor, b: Tensor) -> Tensor:
     return total
 
 
-def _solve_in_groups(
-    system: Callable[[Tensor], Tensor], right: Tensor, settings: LPOSS
-) -> Tensor:
+def _solve_in_groups(system: Callable[[Tensor], Tensor], right: Tensor, settings: LPOSS) -> Tensor:
     """Columns in groups that bound the solver's memory."""
     right = right.float()
     groups = math.ceil(right.numel() / _VECTOR_ELEMENTS)
     columns: Sequence[Tensor] = right.tensor_split(max(1, min(groups, right.shape[1])), dim=1)
     solved = [
-        conjugate_gradients(system, own, settings.steps, settings.tolerance)
-        for own in columns
+        conjugate_gradients(system, own, settings.steps, settings.tolerance) for own in columns
     ]
     return torch.cat(solved, dim=1).contiguous()
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 import itaclip
 from itaclip import InputError, Segmentation
-from itaclip.predict.words import SURROUNDINGS, make_vocabulary
+from itaclip.background_words import LISTS
+from itaclip.predict.words import make_vocabulary
 from itaclip.sliding_window import Windows
 
 matplotlib.use("Agg")
@@ -168,7 +169,7 @@ def test_common_surroundings_leave_the_classes_out():
     vocabulary = make_vocabulary("Tree, oak; cat", True)
     assert vocabulary.background
     assert "tree" not in vocabulary.class_names[0]
-    assert {*vocabulary.class_names[0], "tree"} == {*SURROUNDINGS}
+    assert {*vocabulary.class_names[0], "tree"} == {*LISTS["surroundings"]}
     assert make_vocabulary("tree", False).class_names == (("tree",),)
 
 

@@ -8,7 +8,7 @@ M heads, d head width. Height comes before width.
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -63,6 +63,23 @@ class GuideFeatures:
         return GuideFeatures(
             self.grid, **{k: None if v is None else function(v) for k, v in parts.items()}
         )
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "GuideFeatures":
+        """The same with all maps of patches (B, gh, gw, c) moved, such as flipped."""
+        grid = self.grid
+
+        def maps(t: Tensor) -> Tensor:
+            nonlocal found
+            heads = t.shape[1] if t.ndim == 4 else None
+            t = t if heads is None else t.transpose(1, 2).flatten(2)
+            out = move(t.unflatten(1, grid))
+            found = tuple(out.shape[1:3])
+            out = out.flatten(1, 2)
+            return out if heads is None else out.unflatten(2, (heads, -1)).transpose(1, 2)
+
+        found = grid
+        made = self.map(maps)
+        return replace(made, grid=found)
 
     @staticmethod
     def cat(several: Sequence["GuideFeatures"]) -> "GuideFeatures":

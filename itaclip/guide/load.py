@@ -118,7 +118,9 @@ def load_guide(
     ]
     for which, value in zip(("mean", "std"), normalisation, strict=True):
         if not _is_colour(value):
-            raise InputError(f"{key}: {found}: image_{which}: expected three numbers, not {value!r}.")
+            raise InputError(
+                f"{key}: {found}: image_{which}: expected three numbers, not {value!r}."
+            )
     return Guide(model, *normalisation, clip_mean, clip_std, positions or rule, str(source))
 
 

@@ -166,11 +166,11 @@ class Segmenter:
                 what :meth:`encode` made: that of another recipe or model is encoded anew.
             classes: per class a name or a list of names; or a string in which ``;`` separates
                 classes and ``,`` the names of one: ``"cat; sofa, couch"``. None takes the config's.
-            background: words for everything else, as a list or a string with commas. They are class
-                0, called "background", and the other classes count from 1. True takes
-                common surroundings (:data:`itaclip.predict.words.SURROUNDINGS`) but for those that
-                are
-                classes. None: no such class, so that every pixel gets one of the others.
+            background: words for everything else, as a list or a string with commas, or the name of
+                a list (``'@generic'``; see :mod:`itaclip.background_words`), but for those that are
+                classes. They are class 0, called "background", and the other classes count from 1.
+                True takes ``'@surroundings'``. None: no such class, so that every pixel gets one of
+                the others.
             auxiliary_texts: a text about every class, by one of its names.
             aux_text_weight: α, their share, from 0 to 1.
             prob_thd: pixels whose best score is below become background, so it needs one.

@@ -162,7 +162,7 @@ class CorrCLIP(Guided):
 
 
 def nearest(regions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Region numbers (B, H, W) on another grid, by the nearest pixel as ``F.interpolate`` has it."""
+    """Region numbers (B, H, W) on another grid, by ``F.interpolate``'s nearest pixel."""
     rows, columns = (
         (torch.arange(n, device=regions.device) * side) // n
         for n, side in zip(grid, regions.shape[-2:], strict=True)

@@ -16,7 +16,7 @@ from .tower import Tower
 @register(
     "gla_clip",
     source="GLA-CLIP, CVPR 2026 (arXiv 2603.23030)",
-    exact="keys and values of all windows, β and γ as in the authors' code, ρ = 0.55 as its script runs it",
+    exact="keys and values of all windows; β, γ and ρ = 0.55 as the authors' script runs them",
     left_out="proxies are normalised after every step, and |P_i| is that of the last one",
     depth=None,
 )
@@ -70,4 +70,3 @@ class GLACLIP(Guided):
             weights = logits.masked_fill_(logits < least, -torch.inf).softmax(-1)
             out[rows] = weights.to(flat.dtype) @ flat
         return out.view_as(values)
-

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..guide import GuideFeatures, GuideReads
+from ..guide import GuideFeatures
 from .base import Recipe
 from .tower import Tower
 
@@ -26,7 +26,7 @@ class Guided(Recipe):
     The last block is reduced to ``OutProj(A V)``: neither residual nor MLP, [CLS] takes no part.
     """
 
-    guide_reads = GuideReads(("tokens",))
+    needs_guide = True
 
     def spread(self, tower: Tower, values: Tensor) -> Tensor:
         """A applied to values (B, P, c) on the guide's grid; the same for all heads."""

@@ -14,7 +14,7 @@ from .tower import Tower
     "proxyclip",
     source="Lan et al., ProxyCLIP, ECCV 2024",
     exact="eq. 5-7, padding to multiples of 56 pixels, one mean for every window",
-    left_out="the mean over a whole batch, which makes results depend on it, is left out; windows that are not square work",
+    left_out="the mean over a batch, with which results depend on it; windows need not be square",
     depth=None,
 )
 @dataclass(frozen=True, kw_only=True)
@@ -48,4 +48,3 @@ class ProxyCLIP(Guided):
         if self.mean == "picture":
             mean = mean.mean().expand(len(mean))
         return proxy_attention(unit, values, mean, self.shift, self.sharpness)
-

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import InputError
 from ..guide import Guide, GuideReads
 from .base import key
 from .guided import Guided, mean_similarity, proxy_attention, resize_grid, row_blocks, unit_tokens
@@ -61,6 +60,10 @@ class Trident(Guided):
     def needs_sam(self) -> bool:
         return self.correlation is not None
 
+    @property
+    def needs_stitch(self) -> bool:
+        return self.correlation is not None
+
     def picture_size(self, size: tuple[int, int], least: tuple[int, int]) -> tuple[int, int]:
         """Size of the network's picture; see :func:`trident_size`."""
         return size if self.multiple == 1 else trident_size(size, least, self.multiple)
@@ -71,18 +74,28 @@ class Trident(Guided):
         return proxy_attention(unit, values, mean, self.shift, self.sharpness)
 
     def on_picture(
-        self, patches: Tensor, grid: tuple[int, int], image: Tensor, sam: Guide | None, dtype: torch.dtype
+        self,
+        patches: Tensor,
+        grid: tuple[int, int],
+        image: Tensor,
+        sam: Guide | None,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, tuple[int, int]]:
         """SAM's correlation of the picture's patches (1, P, D); also the grid of the result."""
         if self.correlation is None:
             return patches, grid
         if not self.halves:
-            return sam_correlation(patches, grid, image, sam, self.correlation, self.negative, dtype)
+            return sam_correlation(
+                patches, grid, image, sam, self.correlation, self.negative, dtype
+            )
         # As published: halves of the picture, and of the map, side by side again afterwards.
         maps, middle = patches.unflatten(1, grid), grid[1] // 2
         cut = image.shape[-1] // 2
         parts = []
-        for own, pixels in ((maps[:, :, :middle], image[..., :cut]), (maps[:, :, middle:], image[..., cut:])):
+        for own, pixels in (
+            (maps[:, :, :middle], image[..., :cut]),
+            (maps[:, :, middle:], image[..., cut:]),
+        ):
             half, (hs, ws) = sam_correlation(
                 own.flatten(1, 2), tuple(own.shape[1:3]), pixels, sam, self.correlation,
                 self.negative, dtype,
@@ -166,13 +179,3 @@ def relative_logits(
         offsets = own[:, None] - at + side - 1  # R, S
         parts.append(torch.einsum("rd,rsd->rs", queries, table[offsets]))
     return (parts[0][:, :, None] + parts[1][:, None, :]).flatten(1)
-
-
-def check_sam(sam: Guide | None) -> None:
-    """Refuses a correlation without SAM (InputError)."""
-    if sam is None or not sam.is_sam:
-        raise InputError(
-            "guide: the recipe 'trident' correlates patches by SAM; give a SAM encoder beside the "
-            "guide, guide=dict(model='dino-vitb16', sam='sam-vitb'), or switch the step off with "
-            "attention=dict(recipe='trident', correlation=None)."
-        )
