@@ -43,7 +43,7 @@ class PublishedStyle:
         self.query_classes = torch.tensor(segmentor.vocabulary.query_classes)
         settings = segmentor.settings
         self.lam = settings.image_engineering_weight
-        self.windows = settings.windows
+        self.layout = settings.windows
         self.logit_scale, self.prob_thd = settings.logit_scale, settings.prob_thd
         self.area_thd, self.label_closing = settings.area_thd, settings.label_closing
         self.pamr = settings.pamr
@@ -74,9 +74,9 @@ class PublishedStyle:
 
     def windows(self, height: int, width: int) -> list[tuple[int, int, int, int]]:
         """(top, bottom, left, right) of every window; the last ones are moved inside."""
-        if self.windows.whole:
+        if self.layout.whole:
             return [(0, height, 0, width)]
-        (crop_h, crop_w), (step_h, step_w) = self.windows.crop_size, self.windows.stride
+        (crop_h, crop_w), (step_h, step_w) = self.layout.crop_size, self.layout.stride
         boxes = []
         for i in range(max(height - crop_h + step_h - 1, 0) // step_h + 1):
             for j in range(max(width - crop_w + step_w - 1, 0) // step_w + 1):

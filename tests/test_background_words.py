@@ -48,7 +48,7 @@ def test_a_class_may_be_called_plain():
 
 
 def test_an_unknown_list_is_named():
-    with pytest.raises(InputError, match="background: expected @voc21, .* but got '@voc'"):
+    with pytest.raises(InputError, match=r"background: expected @voc21, .* but got '@voc'"):
         make_vocabulary("cat", "@voc")
     with pytest.raises(InputError, match="every word of 'plain' is a class"):
         background_words("plain", "here", {"background"})
