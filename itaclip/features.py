@@ -89,6 +89,11 @@ def check_together(recipe: Recipe, settings: Settings, encoder: ImageEncoder) ->
             "its windows have met; use test_cfg=dict(…, merge='stitch'), or switch the step off "
             "with correlation=None."
         )
+    if recipe.needs_regions and getattr(settings, "regions", None) is None:
+        raise InputError(
+            f"regions: the recipe {recipe.name!r} attends inside regions; name their source, such "
+            "as regions=dict(source='slic') or dict(source='files', folder=…)."
+        )
     wanted = settings.propagation
     if wanted is not None and wanted.patches and encoder.guide is None:
         raise InputError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .errors import InputError
 from .guide import GUIDES, Guide
 from .recipes import Recipe, resolve_recipe
-from .recipes.tower import Reads, Tower, run_blocks
+from .recipes.tower import AfterBlock, Reads, Tower, run_blocks
 from .runtime.positions import resize_positions
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -167,7 +167,7 @@ class ImageEncoder(nn.Module):
         Returns:
             Patch features (B, h, w, E) and [CLS] features (B, E), fp32, not normalised.
         """
-        tower = self.tower(images, regions=regions)
+        tower = self.tower(images, **({} if regions is None else {"regions": regions}))
         patches, cls = self.features_of(tower)
         if self.recipe.needs_text and text is not None:
             similarities = F.normalize(patches, dim=-1) @ text.T
@@ -183,7 +183,7 @@ class ImageEncoder(nn.Module):
     @torch.no_grad()
     def cls_features(self, images: Tensor) -> Tensor:
         """[CLS] features (B, E) of the unchanged model."""
-        tower = self.tower(images, Reads(), alone=True)
+        tower = self._clip_tower(images, Reads())
         return self.embedded(tower.final_tokens()[:, :1])[:, 0]
 
     @torch.no_grad()
@@ -201,31 +201,32 @@ class ImageEncoder(nn.Module):
         return self.recipe.attention_maps(self.tower(images, regions=regions))
 
     def tower(
-        self,
-        images: Tensor,
-        reads: Reads | None = None,
-        regions: Tensor | None = None,
-        alone: bool = False,
+        self, images: Tensor, reads: Reads | None = None, regions: Tensor | None = None
     ) -> Tower:
-        """Runs all blocks but the last on images (B, 3, H, W), and the guide on them.
+        """Runs all blocks but the last on images (B, 3, H, W), and the guide, if it is needed.
 
         Args:
             reads: what is kept of them; None keeps what the recipe reads.
             regions: (B, H, W) int64, for recipes with ``needs_regions``.
-            alone: leaves the guide and what the recipe does between blocks out.
         """
-        if self.recipe.needs_regions and regions is None and not alone:
+        if self.recipe.needs_regions and regions is None:
             raise InputError(
                 f"regions: the recipe {self.recipe.name!r} needs a map of regions; name their "
                 "source, such as regions=dict(source='slic')."
             )
-        grid, blocks = self.grid(images.shape[-2:]), self._blocks()
-        tower = Tower(blocks, grid, self.patch_size, self.embed(images, grid))
-        reads = self.recipe.reads(len(blocks)) if reads is None else reads
-        run_blocks(tower, reads, None if alone else self.recipe.after_block)
-        if self.recipe.needs_guide and not alone:
+        reads = self.recipe.reads(self.depth) if reads is None else reads
+        tower = self._clip_tower(images, reads, self.recipe.after_block)
+        if self.recipe.needs_guide:
             tower.guide = self.guide(images, self.recipe.guide_reads, self.dtype)
             tower.regions = regions
+        return tower
+
+    def _clip_tower(
+        self, images: Tensor, reads: Reads, after_block: AfterBlock | None = None
+    ) -> Tower:
+        grid, blocks = self.grid(images.shape[-2:]), self._blocks()
+        tower = Tower(blocks, grid, self.patch_size, self.embed(images, grid))
+        run_blocks(tower, reads, after_block)
         return tower
 
     def embedded(self, tokens: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class LPOSSPlus(LPOSS):
 
 @dataclass(frozen=True, kw_only=True)
 class PEARL:
-    """PEARL's propagation on a coarse grid of pixels; of its text coupling, the diagonal acts alone.
+    """PEARL's propagation on a coarse grid of pixels; the diagonal alone couples texts.
 
     With Z the pooled similarities, p = softmax(Z) and t_c the diagonal of the texts' similarity
     (softmax of cosine / temperature plus ``diagonal``·I, rows normalised)::

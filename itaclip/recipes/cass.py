@@ -150,9 +150,9 @@ def spectral_distance(first: Tensor, second: Tensor) -> Tensor:
 
 
 def match_heads(cost: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the assignment of least cost."""
+    """Rows and columns of the assignment of least cost; rounding does not decide ties."""
     optimize = _scipy("optimize")
-    return optimize.linear_sum_assignment(cost.double().cpu().numpy())
+    return optimize.linear_sum_assignment(cost.double().cpu().numpy().round(6))
 
 
 def low_rank(keys: Tensor, scale: float, stretch: bool) -> Tensor:
