@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -18,7 +17,7 @@ from ..recipes.base import keys_of
 from ..runtime.batches import trim_memory
 from ..runtime.palette import palette_of
 from ..segmentor import DenseFeatures, ITACLIPSegmentor
-from .images import find_images, fit, read_image, resized_shape, source_of
+from .images import enlarged, find_images, fit, read_image, resized_shape, source_of
 from .segmentation import Segmentation
 from .words import BACKGROUND, make_vocabulary
 
@@ -299,19 +298,6 @@ class Segmenter:
             InputError: there are none.
         """
         return self.segment_batch(find_images(folder), classes, on_error=on_error, **options)
-
-
-def enlarged(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Labels (h, w), by the nearest, or scores (h, w, C), bilinearly, at (H, W)."""
-    if array.shape[:2] == size:
-        return array
-    if array.ndim == 2:
-        return cv2.resize(array, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    result = np.empty((*size, array.shape[2]), np.float32)
-    for index in range(array.shape[2]):  # OpenCV takes few channels at a time
-        channel = np.ascontiguousarray(array[..., index])
-        result[..., index] = cv2.resize(channel, size[::-1], interpolation=cv2.INTER_LINEAR)
-    return result
 
 
 def _thresholds(
