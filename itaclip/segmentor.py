@@ -1,4 +1,6 @@
-"""The registered segmentor: text once, then views → windows → features → scores → labels.
+"""The method: text once, then views → windows → features → scores → labels.
+
+mmseg registers it as :class:`itaclip.mmseg_segmentor.ITACLIPSegmentor`; nothing here needs mmseg.
 
 The steps of one image, and where further ones go (each a module of its own, a key of
 :class:`itaclip.settings.Settings`, and a line at the seam)::
@@ -12,25 +14,21 @@ The steps of one image, and where further ones go (each a module of its own, a k
           → labels: best score, closing         segment
 
 A step that needs all scores at once makes ``return_scores=False`` impossible or costly: labels are
-then made in strips of rows (:meth:`ITACLIPSegmentor.labels`), so it says so when settings are made.
+then made in strips of rows (:meth:`Segmentor.labels`), so it says so when settings are made.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
-from mmengine.structures import PixelData
-from mmseg.models.segmentors import BaseSegmentor
-from mmseg.registry import MODELS
-from mmseg.structures import SegDataSample
-from torch import Tensor
+from torch import Tensor, nn
 
 from .checks import flag
 from .clip_model import load_clip, model_path
-from .data_preprocessor import CLIPDataPreprocessor, undo_flip, without_padding
+from .data_preprocessor import CLIPDataPreprocessor
 from .errors import InputError
 from .features import DenseFeatures, Passes, check_together
 from .guide import Guide, load_guide, parse_guide
@@ -47,7 +45,6 @@ from .propagation import spread_over_patches, spread_over_pixels
 from .recipes import Recipe, resolve_recipe
 from .refinement import refine, refine_strips
 from .runtime.batches import trim_memory
-from .runtime.palette import palette_of
 from .runtime.stages import stage
 from .runtime.text_cache import TextCache
 from .settings import Settings
@@ -55,9 +52,10 @@ from .sliding_window import WindowAssembler, WindowGrid, whole_image
 from .text_encoder import TextEncoder, imagenet_templates
 from .vocabulary import Vocabulary, read_vocabulary
 
+logger = logging.getLogger(__name__)
 
-@MODELS.register_module()
-class ITACLIPSegmentor(BaseSegmentor):
+
+class Segmentor(nn.Module):
     """Segments images into any vocabulary with a frozen CLIP.
 
     Args:
@@ -86,7 +84,7 @@ class ITACLIPSegmentor(BaseSegmentor):
 
     def __init__(
         self,
-        clip_model: str | Path | torch.nn.Module = "ViT-B/16",
+        clip_model: str | Path | nn.Module = "ViT-B/16",
         name_path: str | Path | None = None,
         background: bool = False,
         auxiliary_text_path: str | Path | None = None,
@@ -108,7 +106,7 @@ class ITACLIPSegmentor(BaseSegmentor):
         return_scores: bool = True,
         pretrained: None = None,
         train_cfg: None = None,
-        data_preprocessor: Mapping | torch.nn.Module | None = None,
+        data_preprocessor: Mapping | nn.Module | None = None,
         init_cfg: None = None,
     ) -> None:
         given = dict(locals())
@@ -118,23 +116,21 @@ class ITACLIPSegmentor(BaseSegmentor):
                     f"{key}: expected None, since nothing is trained or loaded here, but got "
                     f"{given[key]!r}; the weights are named by clip_model."
                 )
-        if isinstance(data_preprocessor, Mapping):
-            data_preprocessor = MODELS.build(data_preprocessor)
-        super().__init__(data_preprocessor or CLIPDataPreprocessor(), init_cfg)
+        super().__init__()
+        self.data_preprocessor = _preprocessor(data_preprocessor)
         self._settings = Settings(**{f.name: given[f.name] for f in fields(Settings)})
         self.text_cache = TextCache() if flag(text_cache, "text_cache") else None
         background = flag(background, "background")
         if vocabulary is None:
             vocabulary = read_vocabulary(name_path, auxiliary_text_path, background)
         if prob_thd > 0 and vocabulary.num_classes and not vocabulary.background:
-            print_log(
-                f"prob_thd={prob_thd} turns unsure pixels into class 0, "
-                f"{vocabulary.first_names[0]!r}, though background=False.",
-                logger="current",
-                level=30,
+            logger.warning(
+                "prob_thd=%s turns unsure pixels into class 0, %r, though background=False.",
+                prob_thd,
+                vocabulary.first_names[0],
             )
 
-        loaded = isinstance(clip_model, torch.nn.Module)
+        loaded = isinstance(clip_model, nn.Module)
         clip = clip_model if loaded else load_clip(model_path(clip_model))
         recipe = resolve_recipe(attention, len(clip.visual.transformer.resblocks))
         guide, sam = self._load_guides(guide)
@@ -175,7 +171,7 @@ class ITACLIPSegmentor(BaseSegmentor):
         settings: Settings | None = None,
         image_encoder: ImageEncoder | None = None,
         **changes: Any,
-    ) -> "ITACLIPSegmentor":
+    ) -> "Segmentor":
         """Another segmentor on the same weights; this one stays as it is.
 
         Args:
@@ -219,17 +215,6 @@ class ITACLIPSegmentor(BaseSegmentor):
                 features = self.text_encoder.text_projection.new_zeros(0, 1)
         self.vocabulary = vocabulary
         self.register_buffer("text_features", features, persistent=False)  # Q, E
-
-    @property
-    def dataset_meta(self) -> dict[str, tuple]:
-        """Names and colours of the classes, for mmseg's helpers: always the vocabulary's."""
-        names, background = self.vocabulary.first_names, self.vocabulary.background
-        shown = ("background", *names[1:]) if background else names
-        return {"classes": shown, "palette": [list(c) for c in palette_of(names, background)]}
-
-    @dataset_meta.setter
-    def dataset_meta(self, meta: object) -> None:
-        """Without a checkpoint mmseg's helpers set those of Cityscapes: the vocabulary's stand."""
 
     # ---- image → features → logits → scores -----------------------------------------------------
 
@@ -420,42 +405,16 @@ class ITACLIPSegmentor(BaseSegmentor):
                 labels = close_labels(labels, self.settings.label_closing)
         return labels, scores
 
-    # ---- mmseg's interface ----------------------------------------------------------------------
 
-    @torch.no_grad()
-    def predict(
-        self,
-        inputs: Tensor | Sequence[Tensor],
-        data_samples: Sequence[SegDataSample] | None = None,
-    ) -> list[SegDataSample]:
-        """Segments a batch; images may differ in size.
+def _preprocessor(given: Mapping | nn.Module | None) -> nn.Module:
+    if given is None:
+        return CLIPDataPreprocessor()
+    if isinstance(given, nn.Module):
+        return given
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"data_preprocessor: expected None, a dict with a type or a module, but got {given!r}."
+        )
+    from mmseg.registry import MODELS
 
-        Args:
-            inputs: (B, 3, H, W), or B tensors (3, H, W), CLIP-normalised.
-            data_samples: with ``ori_shape`` (H, W) in their metainfo; without it, the input's size.
-
-        Returns:
-            The samples with ``seg_logits`` (C, H, W), the scores after softmax, grouping and area
-            rule, and ``pred_sem_seg`` (1, H, W) integer labels, at the original size.
-        """
-        samples = data_samples or [SegDataSample() for _ in inputs]
-        for image, sample in zip(inputs, samples, strict=True):
-            image = without_padding(image, sample.metainfo)
-            output_size = tuple(sample.metainfo.get("ori_shape", image.shape[-2:])[:2])
-            labels, scores = undo_flip(self.segment(image, output_size), sample.metainfo)
-            data = {"pred_sem_seg": PixelData(data=labels.unsqueeze(0))}
-            if scores is not None:
-                data["seg_logits"] = PixelData(data=scores.permute(2, 0, 1))
-            sample.set_data(data)
-        return list(samples)
-
-    def encode_decode(self, inputs: Tensor, batch_data_samples: object = None) -> Tensor:
-        """Query logits at the input's size, (B, Q, H, W), before refinement."""
-        return torch.stack([self.query_logits(image).permute(2, 0, 1) for image in inputs])
-
-    def _forward(self, inputs: Tensor, data_samples: object = None) -> Tensor:
-        return self.encode_decode(inputs)
-
-    def loss(self, inputs: Tensor, data_samples: object) -> dict:
-        """Not available: the method is training-free."""
-        raise NotImplementedError("ITACLIPSegmentor is training-free: it has no loss.")
+    return MODELS.build(given)

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..recipes import Recipe
 from ..runtime.config import check_model_keys
 from ..runtime.files import resolve_path
-from ..segmentor import ITACLIPSegmentor
+from ..segmentor import Segmentor
 from ..vocabulary import Vocabulary
 from .segmenter import EncodedImage, Segmenter, fitting
 
@@ -133,7 +133,7 @@ def load(
         for key in limits
     ]
     settings["test_cfg"] = _windows(settings)
-    segmentor = ITACLIPSegmentor(clip, attention=fitting(attention, depth), **settings).eval()
+    segmentor = Segmentor(clip, attention=fitting(attention, depth), **settings).eval()
     segmentor.text_encoder.remember = True
     try:
         segmentor.to(where)

@@ -12,11 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
+from ..features import DenseFeatures
 from ..recipes import RECIPES, Recipe
 from ..recipes.base import keys_of
 from ..runtime.batches import trim_memory
 from ..runtime.palette import palette_of
-from ..segmentor import DenseFeatures, ITACLIPSegmentor
+from ..segmentor import Segmentor
 from .images import enlarged, find_images, fit, read_image, resized_shape, source_of
 from .segmentation import Segmentation
 from .words import BACKGROUND, make_vocabulary
@@ -55,7 +56,7 @@ class Segmenter:
 
     def __init__(
         self,
-        segmentor: ITACLIPSegmentor,
+        segmentor: Segmentor,
         short_side: int | None = None,
         max_long_side: int | None = None,
         max_result_side: int | None = None,
@@ -63,7 +64,7 @@ class Segmenter:
         self.segmentor = segmentor
         self.short_side, self.max_long_side = short_side, max_long_side
         self.max_result_side = max_result_side
-        self._vocabularies: dict[tuple, ITACLIPSegmentor] = {}
+        self._vocabularies: dict[tuple, Segmentor] = {}
 
     @property
     def device(self) -> torch.device:
@@ -98,7 +99,7 @@ class Segmenter:
         """A segmenter with other settings that shares this one's weights.
 
         Args:
-            attention, changes: see :meth:`itaclip.ITACLIPSegmentor.variant`.
+            attention, changes: see :meth:`itaclip.segmentor.Segmentor.variant`.
         """
         variant = self.segmentor.variant(attention, **changes)
         return Segmenter(variant, self.short_side, self.max_long_side, self.max_result_side)
@@ -214,7 +215,7 @@ class Segmenter:
         aux_text_weight: float | None = None,
         prob_thd: float | None = None,
         area_thd: float | None = None,
-    ) -> ITACLIPSegmentor:
+    ) -> Segmentor:
         """The segmentor behind :meth:`segment` with these words and thresholds, on its own.
 
         Args, Raises: as of :meth:`segment`.
@@ -228,7 +229,7 @@ class Segmenter:
         background: Background,
         auxiliary_texts: Mapping[str, str] | None,
         aux_text_weight: float | None,
-    ) -> ITACLIPSegmentor:
+    ) -> Segmentor:
         """The segmentor with these words; those of the last calls are kept."""
         if classes is not None:
             vocabulary = make_vocabulary(classes, background, auxiliary_texts)
@@ -301,7 +302,7 @@ class Segmenter:
 
 
 def _thresholds(
-    segmentor: ITACLIPSegmentor, own_words: bool, prob_thd: float | None, area_thd: float | None
+    segmentor: Segmentor, own_words: bool, prob_thd: float | None, area_thd: float | None
 ) -> dict[str, float | None]:
     """The thresholds that one call changes; ``own_words``: the classes it was loaded with."""
     background = segmentor.vocabulary.background

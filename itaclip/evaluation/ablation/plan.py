@@ -24,9 +24,9 @@ from torch import nn
 
 from ...clip_model import load_clip, model_path
 from ...errors import InputError
+from ...mmseg_segmentor import ITACLIPSegmentor
 from ...recipes import Recipe
 from ...runtime.config import building, check_model_keys
-from ...segmentor import ITACLIPSegmentor
 from ..command import check_data
 from ..hooks import CheckClassesHook
 from ..identity import code_sha256
