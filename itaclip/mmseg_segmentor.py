@@ -10,7 +10,6 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from .data_preprocessor import CLIPDataPreprocessor, undo_flip, without_padding
-from .runtime.palette import palette_of
 from .segmentor import Segmentor
 
 MODELS.register_module(module=CLIPDataPreprocessor)
@@ -19,17 +18,6 @@ MODELS.register_module(module=CLIPDataPreprocessor)
 @MODELS.register_module()
 class ITACLIPSegmentor(Segmentor, BaseSegmentor):
     """:class:`itaclip.segmentor.Segmentor`, whose arguments are the keys of a config's model."""
-
-    @property
-    def dataset_meta(self) -> dict[str, tuple]:
-        """Names and colours of the classes, for mmseg's helpers: always the vocabulary's."""
-        names, background = self.vocabulary.first_names, self.vocabulary.background
-        shown = ("background", *names[1:]) if background else names
-        return {"classes": shown, "palette": [list(c) for c in palette_of(names, background)]}
-
-    @dataset_meta.setter
-    def dataset_meta(self, meta: object) -> None:
-        """Without a checkpoint mmseg's helpers set those of Cityscapes: the vocabulary's stand."""
 
     @torch.no_grad()
     def predict(

@@ -45,6 +45,7 @@ from .propagation import spread_over_patches, spread_over_pixels
 from .recipes import Recipe, resolve_recipe
 from .refinement import refine, refine_strips
 from .runtime.batches import trim_memory
+from .runtime.palette import palette_of
 from .runtime.stages import stage
 from .runtime.text_cache import TextCache
 from .settings import Settings
@@ -66,8 +67,8 @@ class Segmentor(nn.Module):
         auxiliary_text_path: file of lines ``name >= text``; None = off.
         attention: a recipe's name, or ``dict(recipe=name, …)`` to vary one.
         precision: ``'auto'``, ``'fp32'``, ``'bf16'`` or ``'fp16'`` of the encoder's blocks.
-        aux_text_weight, image_engineering_weight, logit_scale, prob_thd, area_thd, label_closing,
-            pamr, propagation, test_cfg, window_batch, return_scores: see
+        aux_text_weight, image_engineering_weight, logit_scale, prob_thd, margin_thd, area_thd,
+            label_closing, pamr, propagation, test_cfg, window_batch, return_scores: see
             :class:`itaclip.settings.Settings`.
         guide: a second backbone: a name of :data:`itaclip.guide.GUIDES`, ``'hf:OWNER/NAME'``, a
             folder in Hugging Face layout, or ``dict(model=…, …)``, see
@@ -104,6 +105,7 @@ class Segmentor(nn.Module):
         text_cache: bool = True,
         window_batch: int | None = None,
         return_scores: bool = True,
+        margin_thd: float = 0.0,
         pretrained: None = None,
         train_cfg: None = None,
         data_preprocessor: Mapping | nn.Module | None = None,
@@ -123,10 +125,12 @@ class Segmentor(nn.Module):
         background = flag(background, "background")
         if vocabulary is None:
             vocabulary = read_vocabulary(name_path, auxiliary_text_path, background)
-        if prob_thd > 0 and vocabulary.num_classes and not vocabulary.background:
+        abstains = next((key for key in ("prob_thd", "margin_thd") if given[key] > 0), None)
+        if abstains and vocabulary.num_classes and not vocabulary.background:
             logger.warning(
-                "prob_thd=%s turns unsure pixels into class 0, %r, though background=False.",
-                prob_thd,
+                "%s=%s turns unsure pixels into class 0, %r, though background=False.",
+                abstains,
+                given[abstains],
                 vocabulary.first_names[0],
             )
 
@@ -215,6 +219,17 @@ class Segmentor(nn.Module):
                 features = self.text_encoder.text_projection.new_zeros(0, 1)
         self.vocabulary = vocabulary
         self.register_buffer("text_features", features, persistent=False)  # Q, E
+
+    @property
+    def dataset_meta(self) -> dict[str, tuple]:
+        """Names and colours of the classes, for mmseg's helpers: always the vocabulary's."""
+        names, background = self.vocabulary.first_names, self.vocabulary.background
+        shown = ("background", *names[1:]) if background else names
+        return {"classes": shown, "palette": [list(c) for c in palette_of(names, background)]}
+
+    @dataset_meta.setter
+    def dataset_meta(self, meta: object) -> None:
+        """Without a checkpoint mmseg's helpers set those of Cityscapes: the vocabulary's stand."""
 
     # ---- image → features → logits → scores -----------------------------------------------------
 
@@ -374,7 +389,7 @@ class Segmentor(nn.Module):
                     )
                 yield scores
 
-        return labels_of_strips(strips, settings.prob_thd, settings.area_thd)
+        return labels_of_strips(strips, settings.prob_thd, settings.area_thd, settings.margin_thd)
 
     @torch.no_grad()
     def segment(
@@ -397,7 +412,7 @@ class Segmentor(nn.Module):
         if self.settings.return_scores:
             scores = self.scores(self.query_logits(source, output_size), image)
             with stage("post-processing"):
-                labels = label_map(scores, self.settings.prob_thd)
+                labels = label_map(scores, self.settings.prob_thd, self.settings.margin_thd)
         else:
             labels = self.labels(source, output_size, image)
         if self.settings.label_closing:
