@@ -7,6 +7,7 @@ from typing import Any
 
 from .checks import flag, integer, number
 from .errors import InputError
+from .propagation import Propagation, parse_propagation
 from .pruning import Oracle, Pruning, parse_pruning
 from .refinement import PAMR, parse_pamr
 from .regions import Regions, parse_regions
@@ -31,6 +32,8 @@ class Settings:
         area_thd: classes with at most this share of the area of classes 1… go; None = off.
         label_closing: side of the closing of the label map in pixels, odd; 0 = off.
         pamr: ``dict(num_iter=10, dilations=(8, 16))``; None = off.
+        propagation: ``'lposs'``, ``'lposs_plus'``, ``'pearl'`` or ``dict(method=…, …)``; see
+            :mod:`itaclip.propagation`; None = off.
         regions: one label for a region, ``dict(source='slic', rule='vote')``; None = off.
         class_pruning: which classes take part, ``dict(rule='max_score')``; None = off, all.
         window_batch: windows in one batch; None fits the device.
@@ -52,6 +55,7 @@ class Settings:
     area_thd: float | None = None
     label_closing: int = 0
     pamr: PAMR | Mapping | None = None
+    propagation: Propagation | str | Mapping | None = None
     regions: Regions | Mapping | None = None
     class_pruning: Pruning | Mapping | None = None
     window_batch: int | None = None
@@ -76,6 +80,7 @@ class Settings:
             area_thd=number(self.area_thd, "area_thd", high=1, optional=True),
             label_closing=closing,
             pamr=parse_pamr(self.pamr),
+            propagation=parse_propagation(self.propagation),
             regions=parse_regions(self.regions),
             class_pruning=parse_pruning(self.class_pruning),
             window_batch=integer(self.window_batch, "window_batch", 1, optional=True),

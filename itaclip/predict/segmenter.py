@@ -44,7 +44,7 @@ class EncodedImage:
     Attributes:
         image: (H, W, 3) uint8 RGB.
         inputs: (3, h, w), resized and CLIP-normalised.
-        features: those of the recipe that made it; None where they depend on the words.
+        features: those of the recipe that made it; None where they depend on words or regions.
         source: the file's path or ``'image'``.
     """
 
@@ -152,7 +152,8 @@ class Segmenter:
         else:
             pixels = read_image(image, source, bits)
             inputs = self.network_input(pixels, source)
-        kept = None if self.recipe.needs_text else self.segmentor.extract_feat(inputs)
+        later = self.recipe.needs_text or self.recipe.needs_regions
+        kept = None if later else self.segmentor.extract_feat(inputs)
         return EncodedImage(pixels, inputs, kept, source, made_by)
 
     def network_input(self, pixels: np.ndarray, source: str = "image") -> Tensor:
