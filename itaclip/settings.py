@@ -7,6 +7,7 @@ from typing import Any
 
 from .checks import flag, integer, number
 from .errors import InputError
+from .propagation import Propagation, parse_propagation
 from .refinement import PAMR, parse_pamr
 from .sliding_window import Windows, parse_test_cfg
 from .views import View, make_views
@@ -29,6 +30,8 @@ class Settings:
         area_thd: classes with at most this share of the area of classes 1… go; None = off.
         label_closing: side of the closing of the label map in pixels, odd; 0 = off.
         pamr: ``dict(num_iter=10, dilations=(8, 16))``; None = off.
+        propagation: ``'lposs'``, ``'lposs_plus'``, ``'pearl'`` or ``dict(method=…, …)``; see
+            :mod:`itaclip.propagation`; None = off.
         window_batch: windows in one batch; None fits the device.
         return_scores: False leaves ``seg_logits`` out and makes labels in strips, which bounds the
             memory of large images and vocabularies.
@@ -46,6 +49,7 @@ class Settings:
     area_thd: float | None = None
     label_closing: int = 0
     pamr: PAMR | Mapping | None = None
+    propagation: Propagation | str | Mapping | None = None
     window_batch: int | None = None
     return_scores: bool = True
 
@@ -68,6 +72,7 @@ class Settings:
             area_thd=number(self.area_thd, "area_thd", high=1, optional=True),
             label_closing=closing,
             pamr=parse_pamr(self.pamr),
+            propagation=parse_propagation(self.propagation),
             window_batch=integer(self.window_batch, "window_batch", 1, optional=True),
             return_scores=flag(self.return_scores, "return_scores"),
         )
