@@ -109,3 +109,17 @@ def test_other_than_eight_bits_is_refused(model, tmp_path):
     (tmp_path / "text.tif").write_text("no picture")
     with pytest.raises(InputError, match=r"text.tif: the picture cannot be read"):
         large.segment_large(model, tmp_path / "text.tif", tmp_path / "labels.tif", "sky; sea")
+
+
+def test_the_command_line_writes_a_geotiff(picture, monkeypatch, tmp_path, capsys):
+    from itaclip.commands import main
+
+    monkeypatch.chdir(tmp_path)
+    arguments = ["segment", "field.tif", "--model", "storybook-tiny", "--classes", "sky; sea",
+                 "--tile", "96", "--stride", "112"]  # fmt: skip
+    main(arguments)
+    assert "field.tif -> field_labels.tif" in capsys.readouterr().out
+    with rasterio.open("field_labels.tif") as written:
+        assert written.shape == (H, W)
+    with pytest.raises(InputError, match="--mask: it does not go with --tile"):
+        main([*arguments, "--mask", "m.png"])

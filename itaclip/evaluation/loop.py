@@ -19,6 +19,7 @@ from ..data.guard import SKIPPED
 from ..errors import InputError
 from .distributed import main_first
 from .journal import Entry, file_checksum
+from .published import ORACLE, uses_oracle
 from .runs import Run
 
 _LOG_IMAGES, _LOG_SECONDS = 10, 60.0  # the score so far is logged after so many of either
@@ -123,7 +124,8 @@ class EvaluationLoop(TestLoop):
         self._score = ScoreSoFar(classes, run.entries.values() if run.processes.main else ())
 
     def run(self) -> dict[str, Any]:
-        """Evaluates; returns the metrics, whose names begin with ``partial/`` where images lack."""
+        """Evaluates; returns the metrics, whose names begin with ``partial/`` where images lack,
+        and with ``oracle/`` where the model reads the ground truth."""
         run, runner = self.evaluation, self.runner
         runner.call_hook("before_test")
         runner.call_hook("before_test_epoch")
@@ -180,7 +182,7 @@ class EvaluationLoop(TestLoop):
         return matched
 
     def _metrics(self, entries: Sequence[Entry]) -> dict[str, Any]:
-        """On rank 0: the figures, announced as partial where they are."""
+        """On rank 0: the figures, announced as partial or as an oracle's where they are."""
         run = self.evaluation
         reasons = run.partial_reasons
         if not any(entry.results is not None for entry in entries):
@@ -190,8 +192,11 @@ class EvaluationLoop(TestLoop):
             )
         if reasons:
             self.runner.logger.info(f"PARTIAL RESULT, not comparable: {'; '.join(reasons)}")
-        figures = self.evaluator.compute(entries)
-        return {f"partial/{key}": value for key, value in figures.items()} if reasons else figures
+        oracle = uses_oracle(self.runner.cfg.get("model"))
+        if oracle:
+            self.runner.logger.info(f"ORACLE RESULT, not comparable: {ORACLE}")
+        kind = "partial/" * bool(reasons) + "oracle/" * oracle
+        return {kind + key: value for key, value in self.evaluator.compute(entries).items()}
 
     # ---- log ------------------------------------------------------------------------------------
 

@@ -224,6 +224,8 @@ def compare(record: Mapping[str, Any]) -> Comparison:
     reasons = [f"other settings than {shipped}: {change}" for change in changes]
     if paper and shipped is None:
         reasons.append("no shipped config has this row, so the settings cannot be compared")
+    if uses_oracle(config["resolved"].get("model")):
+        reasons.insert(0, ORACLE)
     if shipped in (record["versions"].get("changed_files") or ()):
         reasons.append(f"{shipped} was changed after the last commit")
     return Comparison(
@@ -234,6 +236,15 @@ def compare(record: Mapping[str, Any]) -> Comparison:
         measured=record["results"]["mIoU"],
         reasons=[*_other_data(record, benchmark), *reasons, *_other_inputs(record, paper)],
     )
+
+
+def uses_oracle(model: Mapping[str, Any] | None) -> bool:
+    """Whether a config's model reads the ground truth: its figure is an upper bound, no result."""
+    pruning = (model or {}).get("class_pruning")
+    return isinstance(pruning, Mapping) and pruning.get("rule") == "oracle"
+
+
+ORACLE = "class pruning by the oracle: the model was told the classes of every image"
 
 
 def _other_data(record: Mapping[str, Any], benchmark: str | None) -> Iterator[str]:
@@ -270,8 +281,8 @@ def comparison_lines(comparison: Comparison, record: Mapping[str, Any]) -> Seque
         title,
         f"  this run: {comparison.measured:.2f} mIoU over {results['valid_classes']} of "
         f"{len(results['classes'])} classes, {data['images_evaluated']} images"
-        + " - PARTIAL RESULT"
-        * bool(record.get("partial")),
+        + " - PARTIAL RESULT" * bool(record.get("partial"))
+        + " - ORACLE" * uses_oracle(record["config"]["resolved"].get("model")),
     ]
     if comparison.published is None:
         why = "the paper has no such row" if comparison.method else "the config names no paper row"
