@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .errors import InputError
 from .recipes import Recipe, resolve_recipe
 from .recipes.tower import Reads, Tower, run_blocks
+from .runtime.torch_state import undisturbed, weights_version
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -86,6 +87,7 @@ class ImageEncoder(nn.Module):
         """The data type of the blocks' matrix products on the present device."""
         return compute_dtype(self.precision, self.device)
 
+    @undisturbed()
     def prepare(self) -> None:
         """Makes the lowered copy of the weights, if any, before the first image needs it."""
         self._blocks()
@@ -112,7 +114,7 @@ class ImageEncoder(nn.Module):
         # Tokens, their copies, q, k, v, attention and the MLP's hidden layer, in fp32.
         return 4 * (1 + h * w) * self.width * (16 + kept) + 12 * size[0] * size[1]
 
-    @torch.no_grad()
+    @undisturbed()
     def forward(self, images: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encodes images or windows of one size.
 
@@ -132,7 +134,7 @@ class ImageEncoder(nn.Module):
             features = self._embedding(self.recipe.tokens_again(tower, images, similarities))
         return features[:, 1:].unflatten(1, tower.grid), features[:, 0]
 
-    @torch.no_grad()
+    @undisturbed()
     def attention_maps(self, images: Tensor) -> Tensor:
         """The maps of the recipe's last block (of its first pass).
 
@@ -145,6 +147,7 @@ class ImageEncoder(nn.Module):
         """
         return self.recipe.attention_maps(self.tower(images))
 
+    @undisturbed()
     def tower(self, images: Tensor, reads: Reads | None = None) -> Tower:
         """Runs all blocks but the last on images (B, 3, H, W).
 
@@ -179,14 +182,14 @@ class ImageEncoder(nn.Module):
         weight = blocks[0].attn.in_proj_weight
         if self.dtype == weight.dtype:
             return blocks
-        key = (self.dtype, weight.device, weight.data_ptr())
-        if self._lowered is None or self._lowered[0] != key:
+        key, kept = (self.dtype, weight.device, weights_version(blocks)), self._lowered
+        if kept is None or kept[0] != key:
             lowered = copy.deepcopy(blocks).to(self.dtype)
             for block in lowered:
                 block.ln_1.float(), block.ln_2.float()
             # A tuple hides the copy from state_dict() and .to().
-            self._lowered = (key, lowered)
-        return self._lowered[1]
+            kept = self._lowered = (key, lowered)
+        return kept[1]
 
 
 def sharing(module: nn.Module, kind: type[nn.Module] | None = None) -> nn.Module:
@@ -203,7 +206,9 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        # Emulated, as on cards before Ampere, bf16 is slower than fp32.
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
     if device.type == "cpu":
         can = torch.cpu.get_capabilities()
         if can.get("amx_bf16") or can.get("avx512_bf16"):

@@ -1,8 +1,10 @@
 """The method as a segmentor of mmseg, which its Runner, helpers and tools take."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmengine.structures import PixelData
 from mmseg.models.segmentors import BaseSegmentor
 from mmseg.registry import MODELS
@@ -10,6 +12,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from .data_preprocessor import CLIPDataPreprocessor, undo_flip, without_padding
+from .runtime.torch_state import undisturbed
 from .segmentor import Segmentor
 
 MODELS.register_module(module=CLIPDataPreprocessor)
@@ -19,7 +22,15 @@ MODELS.register_module(module=CLIPDataPreprocessor)
 class ITACLIPSegmentor(Segmentor, BaseSegmentor):
     """:class:`itaclip.segmentor.Segmentor`, whose arguments are the keys of a config's model."""
 
-    @torch.no_grad()
+    def to(self, *args: Any, **kwargs: Any) -> "ITACLIPSegmentor":
+        """Moves the model; to the CPU, which is said, where mmengine has chosen Apple's ``mps``."""
+        device = torch._C._nn._parse_to(*args, **kwargs)[0]
+        if device is not None and device.type == "mps":
+            print_log("device: 'mps' is not supported; the CPU computes.", "current", 30)
+            args = ("cpu",)
+        return super().to(*args, **kwargs)
+
+    @undisturbed()
     def predict(
         self,
         inputs: Tensor | Sequence[Tensor],
@@ -46,6 +57,7 @@ class ITACLIPSegmentor(Segmentor, BaseSegmentor):
             sample.set_data(data)
         return list(samples)
 
+    @undisturbed()
     def encode_decode(self, inputs: Tensor, batch_data_samples: object = None) -> Tensor:
         """Query logits at the input's size, (B, Q, H, W), before refinement."""
         return torch.stack([self.query_logits(image).permute(2, 0, 1) for image in inputs])

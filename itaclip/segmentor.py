@@ -46,6 +46,7 @@ from .runtime.batches import trim_memory
 from .runtime.palette import palette_of
 from .runtime.stages import stage
 from .runtime.text_cache import TextCache
+from .runtime.torch_state import undisturbed
 from .settings import Settings
 from .sliding_window import WindowAssembler, WindowGrid
 from .text_encoder import TextEncoder, imagenet_templates
@@ -77,6 +78,7 @@ class Segmentor(nn.Module):
         InputError: any value that cannot be used, naming the key or the file and line.
     """
 
+    @undisturbed()
     def __init__(
         self,
         clip_model: str | Path | nn.Module = "ViT-B/16",
@@ -125,6 +127,7 @@ class Segmentor(nn.Module):
 
         loaded = isinstance(clip_model, nn.Module)
         clip = clip_model if loaded else load_clip(model_path(clip_model))
+        self.name = getattr(clip, "source", "the model") if loaded else str(clip_model)
         recipe = resolve_recipe(attention, len(clip.visual.transformer.resblocks))
         self.image_encoder = ImageEncoder(clip.visual, recipe, precision)
         self.text_encoder = TextEncoder(clip)
@@ -135,6 +138,18 @@ class Segmentor(nn.Module):
         """Windows, views, thresholds; :meth:`variant` makes a segmentor with others."""
         return self._settings
 
+    def to(self, *args: Any, **kwargs: Any) -> "Segmentor":
+        """Moves the model, as every module.
+
+        Raises:
+            InputError: Apple's ``mps``, which has no double precision.
+        """
+        device = torch._C._nn._parse_to(*args, **kwargs)[0]
+        if device is not None and device.type == "mps":
+            raise InputError("device: 'mps' is not supported; give 'cpu', or 'cuda' where it is.")
+        return super().to(*args, **kwargs)
+
+    @undisturbed()
     def variant(
         self,
         attention: str | Mapping | Recipe | None = None,
@@ -173,6 +188,7 @@ class Segmentor(nn.Module):
         """
         self._use_words(vocabulary)
 
+    @undisturbed()
     def _use_words(self, vocabulary: Vocabulary) -> None:
         alpha = self.settings.aux_text_weight
         with stage("text"):
@@ -182,8 +198,24 @@ class Segmentor(nn.Module):
                 )
             else:
                 features = self.text_encoder.text_projection.new_zeros(0, 1)
-        self.vocabulary = vocabulary
+        if not features.isfinite().all():
+            raise InputError(self._not_finite("text"))
+        self.vocabulary, self._text_version = vocabulary, self.text_encoder.version
         self.register_buffer("text_features", features, persistent=False)  # Q, E
+
+    def _not_finite(self, what: str) -> str:
+        precision = str(self.image_encoder.dtype if what == "image" else torch.float32)[6:]
+        remedy = "give other weights" if precision == "float32" else "set precision='fp32'"
+        return (
+            f"{self.name}: its {what} features overflow in {precision}: they are not finite, so "
+            f"that every score would be as well; {remedy}."
+        )
+
+    def _queries(self) -> Tensor:
+        """The text features (Q, E), made anew where other weights were loaded since."""
+        if self.text_encoder is not None and self.text_encoder.version != self._text_version:
+            self._use_words(self.vocabulary)
+        return self.text_features
 
     @property
     def dataset_meta(self) -> dict[str, tuple]:
@@ -198,7 +230,7 @@ class Segmentor(nn.Module):
 
     # ---- image → features → logits → scores -----------------------------------------------------
 
-    @torch.no_grad()
+    @undisturbed()
     def extract_feat(self, inputs: Tensor) -> DenseFeatures:
         """Fused features of one image's windows, kept for any number of vocabularies.
 
@@ -209,7 +241,7 @@ class Segmentor(nn.Module):
         read = self.vocabulary if self.image_encoder.recipe.needs_text else None
         return DenseFeatures(windows, torch.cat(list(rows)), read)
 
-    @torch.no_grad()
+    @undisturbed()
     def similarity_maps(self, image: Tensor | DenseFeatures) -> tuple[WindowGrid, list[Tensor]]:
         """Cosine similarities of every window's patches with every query.
 
@@ -222,13 +254,16 @@ class Segmentor(nn.Module):
             The grid of R·K windows, and for each of its R rows the maps (K, h, w, Q).
         """
         windows, rows = self._rows_of(image)
-        maps = []
+        text, maps = self._queries().T, []
         for features in rows:
             with stage("upsampling"):
-                maps.append(features @ self.text_features.T)
+                maps.append(features @ text)
+        # One question for all windows, so that a GPU is waited for once an image.
+        if not torch.stack([own.isfinite().all() for own in maps]).all():
+            raise InputError(self._not_finite("image"))
         return windows, maps
 
-    @torch.no_grad()
+    @undisturbed()
     def query_logits(
         self, image: Tensor | DenseFeatures, output_size: tuple[int, int] | None = None
     ) -> Tensor:
@@ -266,15 +301,16 @@ class Segmentor(nn.Module):
         return self._encode(image)
 
     def _encode(self, image: Tensor) -> tuple[WindowGrid, Iterator[Tensor]]:
+        image = image.float()
         windows = self.settings.windows.over(tuple(image.shape[-2:]))
-        encoder, settings, text = self.image_encoder, self.settings, self.text_features
+        encoder, settings, text = self.image_encoder, self.settings, self._queries()
         return windows, row_features(image, windows, encoder, settings, text)
 
     def _assembler(self, windows: WindowGrid, output_size: tuple[int, int]) -> WindowAssembler:
         patches = self.image_encoder.grid(windows.window)
         return WindowAssembler(windows, patches, output_size, self.text_features.device)
 
-    @torch.no_grad()
+    @undisturbed()
     def scores(self, logits: Tensor, guide: Tensor) -> Tensor:
         """From logits to class scores: refinement, softmax, grouping and area rule.
 
@@ -287,6 +323,8 @@ class Segmentor(nn.Module):
         Returns:
             (H, W, C) in [0, 1].
         """
+        if logits.is_inference():  # cannot be overwritten here
+            logits = logits.clone()
         logits = refine(logits, guide, self.settings.pamr)
         with stage("post-processing"):
             scores = class_scores(logits, self.vocabulary.query_classes, self.settings.logit_scale)
@@ -302,7 +340,7 @@ class Segmentor(nn.Module):
             scores.index_fill_(-1, small, 0)
         return scores
 
-    @torch.no_grad()
+    @undisturbed()
     def labels(
         self, image: Tensor | DenseFeatures, output_size: tuple[int, int], guide: Tensor
     ) -> Tensor:
@@ -329,7 +367,7 @@ class Segmentor(nn.Module):
 
         return labels_of_strips(strips, settings.prob_thd, settings.area_thd)
 
-    @torch.no_grad()
+    @undisturbed()
     def segment(
         self,
         image: Tensor,

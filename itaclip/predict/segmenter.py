@@ -17,6 +17,7 @@ from ..recipes import RECIPES, Recipe
 from ..recipes.base import keys_of
 from ..runtime.batches import trim_memory
 from ..runtime.palette import palette_of
+from ..runtime.recent import Recent
 from ..segmentor import Segmentor
 from .images import enlarged, find_images, fit, read_image, resized_shape, source_of
 from .segmentation import Segmentation
@@ -64,7 +65,7 @@ class Segmenter:
         self.segmentor = segmentor
         self.short_side, self.max_long_side = short_side, max_long_side
         self.max_result_side = max_result_side
-        self._vocabularies: dict[tuple, Segmentor] = {}
+        self._vocabularies: Recent[Segmentor] = Recent(_MAX_VOCABULARIES)
 
     @property
     def device(self) -> torch.device:
@@ -246,9 +247,7 @@ class Segmenter:
         if found is None:
             weight = {} if aux_text_weight is None else {"aux_text_weight": aux_text_weight}
             found = self.segmentor.variant(vocabulary=vocabulary, **weight)
-            while len(self._vocabularies) >= _MAX_VOCABULARIES:
-                self._vocabularies.pop(next(iter(self._vocabularies)), None)
-            self._vocabularies[key] = found
+            self._vocabularies.put(key, found)
         return found
 
     # ---- many pictures --------------------------------------------------------------------------
