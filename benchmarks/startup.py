@@ -3,7 +3,7 @@
     python benchmarks/startup.py --out benchmarks/results/startup-cpu.json
     python benchmarks/startup.py --beside 6
 
-Whole processes, in turns after one that is not counted: seconds by the wall clock, the median and the
+Whole processes, in turns after one that is not counted: seconds by the clock, the median and the
 range, and the ratio to ``import torch``. ``--beside N`` runs the drawn benchmark instead, next to N
 processes that keep the cores busy, with libgomp's threads spinning (its own default) and waiting
 passively (what this project's programs ask for).

@@ -147,10 +147,11 @@ def test_fp16_of_mmengines_test_loop_changes_nothing(path, expected):
     assert all(torch.equal(a, b) for a, b in zip(found, expected["mmseg"], strict=True))
 
 
-def test_one_model_serves_threads(path):
+def test_one_model_serves_threads(path, monkeypatch):
     """More words than are kept at once, from threads that evict one another's."""
     model = itaclip.load(path, short_side=None, stride=32, pamr=None, text_cache=False)
-    model._vocabularies.limit, model.segmentor.text_encoder._known.limit = 2, 3
+    monkeypatch.setattr("itaclip.predict.segmenter._MAX_VOCABULARIES", 2)
+    model.segmentor.text_encoder._known.limit = 3
     encoded = model.encode(picture())
     lists = [f"cat; thing {i}; sky {i % 3}" for i in range(8)]
     alone = [model.segment(encoded, words).scores for words in lists]
@@ -195,7 +196,9 @@ def test_weights_loaded_in_place_count(precision, path):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_weights_that_overflow_end_in_a_sentence(precision):
     clip = random_clip(width=64, text_layers=1)
-    clip.visual.transformer.resblocks[3].mlp.c_proj.weight.mul_(1e38 if precision == "fp32" else 1e6)
+    clip.visual.transformer.resblocks[3].mlp.c_proj.weight.mul_(
+        1e38 if precision == "fp32" else 1e6
+    )
     model = ITACLIPSegmentor(clip, vocabulary=WORDS, precision=precision, text_cache=False)
     named = "float32: .* other weights" if precision == "fp32" else "float16: .* precision='fp32'"
     with pytest.raises(InputError, match=f"the model: its image features overflow in {named}"):
