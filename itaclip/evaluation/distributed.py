@@ -1,9 +1,9 @@
 """Several processes that evaluate together: torch.distributed, and who goes first.
 
 Launchers start and end the processes; torch's collectives over gloo are where they wait for one
-another, and every wait ends with the group's timeout. A process that is lost closes its connections,
-so that the others learn of it at the next exchange. What is exchanged are a few numbers: nccl would
-gain nothing, and would forbid several processes on one GPU.
+another, and every wait ends with the group's timeout. A process that is lost closes its
+connections, so that the others learn of it at the next exchange. What is exchanged are a few
+numbers: nccl would gain nothing, and would forbid several processes on one GPU.
 """
 
 import os

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from mmcv import imread
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook

@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,9 +17,10 @@ from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 
 from ..clip_model import OPENAI_MODELS, SHIPPED_MODELS
-from ..runtime.files import PROJECT_ROOT, read_text, resolve_path, sha256_of
+from ..runtime.files import PROJECT_ROOT, resolve_path, sha256_of
 from .published import (
     benchmark_of,
+    content_sha256,
     expected_images,
     project_path,
     settings_changes,

@@ -134,9 +134,7 @@ def open_run(
     log_dir: Path,
     identity: Mapping[str, Any],
     selection: Selection,
-    paths: Mapping[int, Sequence[str]],
-    outputs: Callable[[int], Sequence[Path]],
-    metrics: int,
+    loop: Any,
     resume: bool = False,
 ) -> Run:
     """A new run, or with ``resume`` the latest one in the work dir that has the same identity.
@@ -148,10 +146,9 @@ def open_run(
         log_dir: the folder of this start, named by its time; a new run takes it.
         identity: all that the result depends on, see :mod:`itaclip.evaluation.identity`.
         selection: the images to evaluate.
-        paths: image and mask of every chosen index.
-        outputs: the files that an image's evaluation writes. Those of finished images must be
-            there as they were written: a run's outputs are its own. Others are made again.
-        metrics: how many there are.
+        loop: the data set's files (``paths``), who writes what (``plan``, ``outputs``), metrics.
+            Outputs of finished images must be there as they were written, since a run's outputs are
+            its own; others are made again.
         resume: continue.
 
     Raises:
@@ -169,6 +166,7 @@ def open_run(
     name, notes = from_rank_zero(choose)
     folder = work_dir / name
     journal = folder / JOURNAL
+    loop.plan(selection.indices, folder)
     with rank_zero_first():
         if not (journal / HEADER).exists():
             header = {"format": FORMAT, "number": _next_number(work_dir), "identity": identity}
@@ -176,8 +174,10 @@ def open_run(
     found, remarks = {}, []
     if first_of_machine():
         found, remarks = read_journal(journal)
+        metrics = len(loop.evaluator.metrics)
         found = {i: entry for i, entry in found.items() if _complete(entry, metrics)}
-        if lost := [i for i, entry in found.items() if _outputs_lost(entry, outputs(i))]:
+        found = {i: found[i] for i in selection.indices if i in found}
+        if lost := [i for i, entry in found.items() if _outputs_lost(entry, loop.outputs(i))]:
             remarks.append(
                 f"{len(lost)} finished images are evaluated again, since their label maps or "
                 f"overlays are missing or another run's: {found[lost[0]].path} …"
@@ -188,7 +188,7 @@ def open_run(
         everything.update(part)  # the same images, where machines share the work dir
         notes += [sentence for sentence in sentences if sentence not in notes]
     entries = {i: everything[i] for i in selection.indices if i in everything}
-    _check_inputs(entries, paths, folder)
+    _check_inputs(entries, loop.paths, folder)
     if entries:
         notes.append(f"Continuing {folder}: {len(entries)} of {len(selection.indices)} images done")
     run = Run(folder, log_dir.name, selection, identity, entries, notes)
@@ -289,11 +289,11 @@ def _locked(journal: Path) -> FileLock:
 
 
 def _check_inputs(
-    entries: Mapping[int, Entry], paths: Mapping[int, Sequence[str]], folder: Path
+    entries: Mapping[int, Entry], paths: Callable[[int], Sequence[str]], folder: Path
 ) -> None:
     """Finished images must be what they were."""
     mine = list(entries.values())[get_rank() :: get_world_size()]
-    changed = [entry.path for entry in mine if entry.files != checksum_of(paths[entry.index])]
+    changed = [entry.path for entry in mine if entry.files != checksum_of(paths(entry.index))]
     everything = [path for part in gather(changed) for path in part]
     if everything:
         raise InputError(

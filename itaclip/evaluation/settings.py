@@ -35,7 +35,7 @@ NOT_COUNTED = frozenset(
         "test_evaluator.collect_device",
     }
 )
-"""Keys that say how data is loaded or memory used; or name files, which are told by their content."""
+"""Keys that say how data is loaded or memory used; or name files, whose content counts."""
 
 
 def plain(value: Any) -> Any:
