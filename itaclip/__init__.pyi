@@ -5,10 +5,12 @@ from .data_preprocessor import CLIPDataPreprocessor
 from .errors import BadSampleError, InputError
 from .evaluation.boundary import BoundaryIoUMetric
 from .evaluation.hooks import CheckClassesHook, OverlayHook, TrimMemoryHook
+from .features import DenseFeatures
+from .labelling.cluster import label
+from .mmseg_segmentor import ITACLIPSegmentor
 from .predict.load import EncodedImage, Segmenter, load
 from .predict.segmentation import Segmentation
 from .runtime.files import shipped_file
-from .segmentor import DenseFeatures, ITACLIPSegmentor
 from .vocabulary import Vocabulary
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "TrimMemoryHook",
     "VOC20Dataset",
     "Vocabulary",
+    "label",
     "load",
     "shipped_file",
 ]

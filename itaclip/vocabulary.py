@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import difflib
 import logging
-import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from .background_words import PLAIN, background_words, is_list_name
 from .errors import InputError
+from .runtime.files import read_text, resolve_path
 
 ClassNames = tuple[tuple[str, ...], ...]
 AuxiliaryEntries = dict[str, tuple[str, int]]
@@ -145,7 +146,8 @@ def parse_class_names(lines: Iterable[str], source: str, background: bool = Fals
         lines: One line per class; names separated by commas. Blank lines at the end are ignored.
         source: The file's name, for messages.
         background: Whether class 0 is "everything else". Its word list may then contain another
-            class's name, as some published lists do; elsewhere a repeated name is an error.
+            class's name, as some published lists do; elsewhere a repeated name is an error. Its
+            line may name a list instead: `@generic`; see `itaclip.background_words`.
 
     Returns:
         Per class its names.
@@ -229,6 +231,17 @@ def load_vocabulary(
     return Vocabulary(names, texts, background, sources, places)
 
 
+def read_vocabulary(
+    name_path: str | Path | None, auxiliary_text_path: str | Path | None, background: bool
+) -> Vocabulary:
+    """:func:`load_vocabulary` of a config's paths: absolute, or of this folder or the project."""
+    if name_path is None:
+        raise InputError("name_path: expected the path of a class-name file, but got None.")
+    names, aux = resolve_path(name_path, "name_path"), auxiliary_text_path
+    aux = None if aux is None else resolve_path(aux, "auxiliary_text_path")
+    return load_vocabulary(names, aux, background)
+
+
 def normalise_name(name: str) -> str:
     """The form in which names are compared: lower case, single spaces, accents composed (NFC)."""
     return unicodedata.normalize("NFC", " ".join(name.split()).lower())
@@ -244,29 +257,7 @@ def shortened(text: str, limit: int = 60) -> str:
 
 def _read_lines(path: str | Path) -> list[str]:
     """The lines of a UTF-8 file with or without BOM and with any line ends."""
-    try:
-        size = os.path.getsize(path)
-        raw = Path(path).read_bytes() if size <= _MAX_BYTES else b""
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path}: cannot be read ({reason}).") from None
-    if size > _MAX_BYTES:
-        raise InputError(
-            f"{path}: has {size / 1e6:.0f} MB, but a text file of names has less than "
-            f"{_MAX_BYTES / 1e6:.0f} MB. Give another file."
-        )
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        guess = " (it looks like UTF-16)" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        raise InputError(
-            f"{path}:{line}: expected UTF-8 text, but byte 0x{raw[error.start]:02x} is not{guess}. "
-            "Save the file as UTF-8."
-        ) from None
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return read_text(path, _MAX_BYTES).split("\n")
 
 
 def _numbered(lines: Iterable[str], source: str) -> list[tuple[str, str]]:
@@ -329,10 +320,27 @@ def _line_of_names(names: str | Sequence[str], index: int, source: str) -> str:
     return ", ".join(names)
 
 
+def _with_listed_words(lines: list[tuple[str, str]], background: bool) -> list[tuple[str, str]]:
+    """The words of class 0 for the name of their list; see :mod:`itaclip.background_words`."""
+    for index, (place, line) in enumerate(lines):
+        elsewhere = index > 0 or not background
+        if not is_list_name(line.strip()) or (line.strip() == PLAIN and elsewhere):
+            continue  # a class may be called plain
+        if elsewhere:
+            raise InputError(
+                f"{place}: {line.strip()!r} names a list of background words, which only class 0 "
+                "takes, with background=True."
+            )
+        taken = {normalise_name(name) for _, other in lines[1:] for name in other.split(",")}
+        lines[0] = (place, ", ".join(background_words(line.strip(), place, taken)))
+    return lines
+
+
 def _parse_names(
     lines: Iterable[tuple[str, str]], source: str, background: bool
 ) -> tuple[tuple[str, ...], ...]:
     """Names per class from (place, line) pairs."""
+    lines = _with_listed_words(list(lines), background)
     class_names: list[tuple[str, ...]] = []
     first_seen: dict[str, tuple[int, str]] = {}  # compared form → class, place
     for index, (place, line) in enumerate(lines):

@@ -8,6 +8,7 @@ from .load import (
     clip_module,
     fetch_openai,
     load_clip,
+    model_path,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "clip_module",
     "fetch_openai",
     "load_clip",
+    "model_path",
 ]

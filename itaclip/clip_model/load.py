@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..runtime.files import resolve_path
 from .checkpoints import read_state_dict
 
 _BASE_URL = "https://openaipublic.azureedge.net/clip/models"
@@ -304,3 +305,9 @@ def _empty_clip(state: dict[str, Tensor], source: str) -> nn.Module:
             )
     with torch.device("meta"):
         return clip_module("model").CLIP(**sizes)
+
+
+def model_path(clip_model: str | Path) -> str:
+    """A checkpoint's path is looked up like the other paths; names pass through."""
+    looks_like_path = str(clip_model).endswith((".pt", ".pth", ".safetensors", ".npz"))
+    return str(resolve_path(clip_model, "clip_model")) if looks_like_path else str(clip_model)

@@ -15,6 +15,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmseg.datasets.transforms import LoadAnnotations
 from torch.utils.data import DataLoader
 
+from ..checks import is_integer
 from ..errors import BadSampleError, InputError
 from ..runtime.config import raised_at
 from ..runtime.files import one_line
@@ -60,10 +61,16 @@ class LabelRules:
                     f"test_evaluator.iou_metrics: {wrong[0]!r} is unknown; expected a list of "
                     f"{', '.join(_MEASURES)}."
                 )
-            if isinstance(metric.ignore_index, bool) or not isinstance(metric.ignore_index, int):
+            if not is_integer(metric.ignore_index):
                 raise InputError(
                     "test_evaluator.ignore_index: expected a label, such as 255, but got "
                     f"{metric.ignore_index!r}."
+                )
+            if 0 <= metric.ignore_index < classes:
+                raise InputError(
+                    f"test_evaluator.ignore_index: {metric.ignore_index} is a class of these "
+                    f"{classes} as well, and its pixels would never be scored; take one outside "
+                    "the classes, such as 65535, and map to it what shall be ignored."
                 )
         return cls(classes, frozenset(metric.ignore_index for metric in metrics))
 
@@ -104,10 +111,12 @@ class LabelRules:
         ]
         if wrong:
             ignored = " or ".join(str(index) for index in sorted(self.ignored))
+            more = f" and {len(wrong) - _MAX_NAMED} more" if len(wrong) > _MAX_NAMED else ""
+            lowered = " after reduce_zero_label=True" if sample.get("reduce_zero_label") else ""
             raise BadSampleError(
-                f"{name}: the mask holds the label {', '.join(map(str, wrong[:_MAX_NAMED]))}, but "
-                f"labels go from 0 to {self.classes - 1}, or {ignored} to be ignored; convert the "
-                "masks, or give LoadMappedAnnotations their raw values.",
+                f"{name}: the mask holds the label {', '.join(map(str, wrong[:_MAX_NAMED]))}{more}"
+                f"{lowered}, but labels go from 0 to {self.classes - 1}, or {ignored} to be "
+                "ignored; convert the masks, or give LoadMappedAnnotations their raw values.",
                 name,
             )
 

@@ -12,10 +12,13 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import METRICS, TRANSFORMS
+from PIL import Image
 
+from ..checks import is_integer
 from ..errors import BadSampleError, InputError
 from ..runtime.files import write_whole
 from ..runtime.outputs import plan_outputs
+from ..runtime.palette import palette_of
 from ..runtime.pictures import save_picture
 from .loading import mask_limit, read_labels
 
@@ -101,12 +104,12 @@ def _checked_mapping(mapping: Mapping[int, int]) -> dict[int, int]:
 def _label(value: object, key: str) -> int:
     if isinstance(value, str) and value.isdecimal():  # keys of a config in JSON or YAML
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _RAW_VALUES:
+    if not is_integer(value, 0, _RAW_VALUES - 1):
         raise InputError(
             f"LoadMappedAnnotations: expected {key} to be an integer from 0 to {_RAW_VALUES - 1}, "
             f"but got {value!r}."
         )
-    return value
+    return int(value)
 
 
 @METRICS.register_module()
@@ -158,7 +161,7 @@ class SaveLabels(BaseMetric):
                 namesakes.append(image)
                 self._targets[image] = self._planned(namesakes)[-1]
             labels = sample["pred_sem_seg"]["data"].squeeze(0).cpu().numpy().astype(dtype)
-            save_picture(self._targets[image], labels)
+            save_picture(self._targets[image], self._with_palette(labels))
             self.results.append((str(self._targets[image]), image))
 
     def _planned(self, images: Iterable[str]) -> list[Path]:
@@ -169,6 +172,15 @@ class SaveLabels(BaseMetric):
                 f"SaveLabels: {error} (To keep the images' folders, set root to the folder above "
                 "them.)"
             ) from error
+
+    def _with_palette(self, labels: np.ndarray) -> Image.Image:
+        """A label map whose 8-bit file shows the classes' colours; 16 bits have none."""
+        picture = Image.fromarray(labels)
+        if labels.dtype == np.uint8:
+            names = self.dataset_meta["classes"]
+            palette = palette_of(names, names[0] == "background")
+            picture.putpalette(np.asarray(palette, dtype=np.uint8).tobytes())
+        return picture
 
     def compute_metrics(self, results: list[tuple[str, str]]) -> dict:
         """Writes the list of names; there is no score."""

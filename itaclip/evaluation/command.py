@@ -8,8 +8,9 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -20,6 +21,7 @@ from mmengine.runner import Runner
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import DATASETS
 
+from ..data.coverage import unseen_classes
 from ..data.guard import LabelRules, guard_loading
 from ..errors import InputError
 from ..runtime.config import building, check_folder, check_model_keys, check_parts
@@ -104,16 +106,19 @@ def check_data(config: Config, path: Path, quiet: bool = False, skip_bad: bool =
     Raises:
         InputError: listing all that is wrong, and the command that checks the rest.
     """
-    from ..data.check import MISSING_FILES, check_cheap, check_places
+    from ..data.check import MISSING_FILES, check_cheap, check_places, settle_places
+    from ..data.coverage import peek_at_masks
     from ..data.problems import format_problems, has_errors
 
     settings = config.test_dataloader.dataset
     with building(path), DefaultScope.overwrite_default_scope(config.default_scope):
+        settle_places(settings)
         problems = check_places(settings)
         if not problems:
             # Lazily: an empty data set cannot be initialised.
             dataset = DATASETS.build({**settings, "lazy_init": True})
             problems = check_cheap(dataset)
+            problems += [] if has_errors(problems) else peek_at_masks(dataset)
     if skip_bad:
         problems = [problem for problem in problems if problem.kind not in MISSING_FILES]
     lines = format_problems(problems)
@@ -219,9 +224,21 @@ def evaluate(
             for folder in (run.folder, Path(runner.work_dir)):
                 place = write_record(folder / FILE_NAME, record)
             comparison = compare_with_paper(record)
-            lines = [*comparison_lines(comparison, record), f"record: {place}", *_left_out(run)]
-            print("\n".join(lines))
+            lines = [*comparison_lines(comparison, record), *_unseen(loop, record)]
+            print("\n".join([*lines, f"record: {place}", *_left_out(run)]))
     return metrics
+
+
+def _unseen(loop: Any, record: Mapping[str, Any]) -> list[str]:
+    """Lines on classes that no mask holds."""
+    classes, dataset = record["results"]["classes"], loop.dataloader.dataset
+    if record["partial"]:
+        return []
+    seen = {index for index, entry in enumerate(classes) if entry["pixels"]}
+    where = str(getattr(dataset, "data_prefix", {}).get("seg_map_path"))
+    reduced = bool(getattr(dataset, "reduce_zero_label", False))
+    names = [entry["name"] for entry in classes]
+    return [str(problem) for problem in unseen_classes(names, seen, where, reduced)]
 
 
 def _left_out(run: Run) -> list[str]:

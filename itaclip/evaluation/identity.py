@@ -16,7 +16,8 @@ _FREE_PARTS = ("vis_backends", "visualizer", *(set(PLACE_KEYS) - {"custom_hooks"
 # Code that changes no figure: doors, what prepares data and texts, and what writes results down.
 _NO_FIGURE = (
     *("aux_text/", "app/", "commands/", "label/", "predict/", "data/preparation/"),
-    *("data/check.py", "data/mask_check.py", "data/problems.py", "data/benchmarks.py"),
+    *("data/benchmarks.py", "data/check.py", "data/coverage.py", "data/mask_check.py"),
+    "data/problems.py",
     *("evaluation/ablation/", "evaluation/arguments.py", "evaluation/command.py"),
     "evaluation/distributed.py",
     *("evaluation/hooks.py", "evaluation/identity.py", "evaluation/inputs.py"),

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from ..clip_model import SHIPPED_MODELS, load_clip
+from ..checks import integer
+from ..clip_model import SHIPPED_MODELS, load_clip, model_path
 from ..errors import InputError
 from ..recipes import Recipe
 from ..runtime.config import check_model_keys
 from ..runtime.files import resolve_path
-from ..segmentor import ITACLIPSegmentor, model_path
+from ..segmentor import Segmentor
 from ..vocabulary import Vocabulary
 from .segmenter import EncodedImage, Segmenter, fitting
 
@@ -127,9 +128,12 @@ def load(
     settings.pop("attention", None)
     depth = len(clip.visual.transformer.resblocks)
     limits = ("short_side", "max_long_side", "max_result_side")
-    sizes = [_side(settings.pop(key, None), key) for key in limits]
+    sizes = [
+        integer(settings.pop(key, None), key, 1, optional=True, what="a number of pixels")
+        for key in limits
+    ]
     settings["test_cfg"] = _windows(settings)
-    segmentor = ITACLIPSegmentor(clip, attention=fitting(attention, depth), **settings).eval()
+    segmentor = Segmentor(clip, attention=fitting(attention, depth), **settings).eval()
     segmentor.text_encoder.remember = True
     try:
         segmentor.to(where)
@@ -150,12 +154,6 @@ def _device(device: str | torch.device | None) -> torch.device:
         raise InputError(
             f"device: expected a device such as 'cpu' or 'cuda:0', but got {device!r}."
         ) from None
-
-
-def _side(value: object, key: str) -> int | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
-        return value
-    raise InputError(f"{key}: expected None or a number of pixels from 1, but got {value!r}.")
 
 
 def _windows(settings: dict) -> dict:

@@ -22,11 +22,11 @@ from mmseg.evaluation import IoUMetric
 from mmseg.registry import DATASETS, METRICS, MODELS
 from torch import nn
 
-from ...clip_model import load_clip
+from ...clip_model import load_clip, model_path
 from ...errors import InputError
+from ...mmseg_segmentor import ITACLIPSegmentor
 from ...recipes import Recipe
 from ...runtime.config import building, check_model_keys
-from ...segmentor import ITACLIPSegmentor, model_path
 from ..command import check_data
 from ..hooks import CheckClassesHook
 from ..identity import code_sha256
@@ -320,7 +320,8 @@ def describe_model(settings: Mapping[str, Any], model: nn.Module) -> dict[str, A
 def describe_recipe(recipe: Any) -> dict[str, Any]:
     """A recipe's constants, without where it was published."""
     values = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
-    return {"kind": type(recipe).__name__, **values, "source": None}
+    about = dict.fromkeys(("source", "exact", "left_out"))
+    return {"kind": type(recipe).__name__, **values, **about}
 
 
 def _sharing_keys(
@@ -331,7 +332,7 @@ def _sharing_keys(
     if type(model) is not ITACLIPSegmentor:
         return None
     kept = {key: value for key, value in described.items() if key not in _AFTER_FEATURES}
-    kept["views"] = [view.name for view in model.views]
+    kept["views"] = [view.name for view in model.settings.views]
     recipe = model.image_encoder.recipe
     words = {key: described[key] for key in _TEXTS} if recipe.needs_text else {}
     # Methods that repair tokens between blocks have blocks of their own.
@@ -351,8 +352,8 @@ def _setting_of(settings: Mapping[str, Any], model: nn.Module) -> Setting:
     encoder = model.image_encoder
     return Setting(
         settings,
-        depth=len(encoder.visual.transformer.resblocks),
-        crop=model.sliding and model.sliding[0],
+        depth=encoder.depth,
+        crop=model.settings.windows.crop_size,
         middle_layers=tuple(getattr(encoder.recipe, "middle_layers", ())),
     )
 
