@@ -31,6 +31,11 @@ class ITACLIPSegmentor(Segmentor, BaseSegmentor):
     def dataset_meta(self, meta: object) -> None:
         """Without a checkpoint mmseg's helpers set those of Cityscapes: the vocabulary's stand."""
 
+    @property
+    def out_channels(self) -> int:
+        """Number of classes, which mmseg's test-time augmentation asks for."""
+        return self.vocabulary.num_classes
+
     @torch.no_grad()
     def predict(
         self,
