@@ -11,6 +11,7 @@ from .mmseg_segmentor import ITACLIPSegmentor
 from .predict.load import EncodedImage, Segmenter, load
 from .predict.segmentation import Segmentation
 from .runtime.files import shipped_file
+from .segmentor import Segmentor
 from .vocabulary import Vocabulary
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "SaveLabels",
     "Segmentation",
     "Segmenter",
+    "Segmentor",
     "StorybookDataset",
     "TrimMemoryHook",
     "VOC20Dataset",
