@@ -33,6 +33,11 @@ class ITACLIPSegmentor(Segmentor, BaseSegmentor):
             args = ("cpu",)
         return super().to(*args, **kwargs)
 
+    @property
+    def out_channels(self) -> int:
+        """Number of classes, which mmseg's test-time augmentation asks for."""
+        return self.vocabulary.num_classes
+
     @undisturbed()
     def predict(
         self,
