@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
+from .runtime.torch_state import undisturbed
 
 # CLIP's mean and deviation of RGB on the scale 0-255, rounded as in the published configs.
 MEAN = (122.771, 116.746, 104.094)
@@ -20,12 +21,14 @@ class CLIPDataPreprocessor(nn.Module):
         mean, std: of RGB on the scale 0-255.
     """
 
+    @undisturbed()
     def __init__(self, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> None:
         super().__init__()
         for name, values in (("mean", mean), ("std", std)):
             constant = torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
             self.register_buffer(name, constant, persistent=False)
 
+    @undisturbed()
     def forward(self, data: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
         """Normalises a batch.
 
@@ -43,6 +46,12 @@ class CLIPDataPreprocessor(nn.Module):
 
     def normalised(self, image: Tensor) -> Tensor:
         """A BGR image (3, H, W) as RGB (3, H, W) with mean 0 and deviation 1."""
+        if image.ndim != 3 or len(image) != 3:
+            raise InputError(
+                "expected an image of 3 channels (blue, green, red), but got the shape "
+                f"{tuple(image.shape)}; drop transparency with image[..., :3], give grey pictures "
+                "three equal channels."
+            )
         device = self.mean.device
         if device.type == "cuda" and image.device.type == "cpu":
             image = image.pin_memory()  # so that the copy does not wait
