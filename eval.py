@@ -13,6 +13,7 @@ def _outside(number: int, frame: object) -> None:
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):  # importing takes seconds
         signal.signal(number, _outside)
-    from itaclip.evaluation.command import evaluate, run_tool
+    from itaclip.evaluation.command import evaluate
+    from itaclip.runtime.tool import run_tool
 
     sys.exit(run_tool(evaluate))

@@ -26,9 +26,10 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout without installation
 
 from itaclip.errors import InputError
-from itaclip.evaluation.command import evaluate, run_tool
+from itaclip.evaluation.command import evaluate
 from itaclip.evaluation.records import hardware, versions
 from itaclip.runtime.files import PROJECT_ROOT
+from itaclip.runtime.tool import run_tool
 
 _CONFIG = """
 _base_ = ["{project}/configs/_base_/runtime.py"]

@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout w
 
 import itaclip  # noqa: F401  (registers the segmentor)
 from itaclip.errors import InputError
-from itaclip.evaluation.command import run_tool
 from itaclip.evaluation.records import hardware, versions
 from itaclip.runtime.files import resolve_path
+from itaclip.runtime.tool import run_tool
 
 # Name of the variant -> changes of the model's settings. The first one is what others are held to.
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.case import Case, check_device, drawn_picture, environment, find_weights
 from benchmarks.memory import PeakRecorder, in_child
 from benchmarks.report import large_sentence, scaling_markdown
-from itaclip.evaluation.command import run_tool
 from itaclip.runtime.stages import StageRecorder
+from itaclip.runtime.tool import run_tool
 from itaclip.sliding_window import sliding_windows
 from itaclip.vocabulary import Vocabulary
 

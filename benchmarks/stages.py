@@ -28,8 +28,8 @@ from benchmarks.memory import PeakRecorder, in_child
 from benchmarks.report import stages_markdown
 from itaclip.clip_model import load_clip
 from itaclip.errors import InputError
-from itaclip.evaluation.command import run_tool
 from itaclip.runtime.stages import StageRecorder, stage
+from itaclip.runtime.tool import run_tool
 from itaclip.sliding_window import WindowGrid, sliding_windows, whole_image
 from itaclip.text_encoder import imagenet_templates
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout without installation
 
-from itaclip.data.preparation import PreparationError
 from itaclip.data.preparation.benchmarks import BENCHMARKS
 from itaclip.data.preparation.command import SPLITS, add_common_options, finish, run, sha1_text
 from itaclip.data.preparation.context import prepare
 from itaclip.data.preparation.settings import Settings
+from itaclip.errors import InputError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     def convert() -> int:
         for path in (args.path, args.json):
             if not path.exists():
-                raise PreparationError(f"{path}: no such file or folder; check the path")
+                raise InputError(f"{path}: no such file or folder; check the path")
         tree = args.out_dir or args.path
         settings = Settings(
             data_root=tree,

@@ -3,7 +3,7 @@
 import sys
 
 from .commands import main
-from .evaluation.command import run_tool
+from .runtime.tool import run_tool
 
 if __name__ == "__main__":
     sys.exit(run_tool(main))

@@ -29,8 +29,9 @@ from itaclip.errors import InputError
 from itaclip.evaluation.ablation import STUDIES, Store, Study, evaluate_plan, make_plan
 from itaclip.evaluation.ablation.report import sharing, sharing_line, write_report
 from itaclip.evaluation.ablation.studies import backbone_studies
-from itaclip.evaluation.command import load_config, parse_arguments, run_tool
+from itaclip.evaluation.command import load_config, parse_arguments
 from itaclip.runtime.files import resolve_path
+from itaclip.runtime.tool import run_tool
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

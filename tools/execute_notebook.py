@@ -30,7 +30,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
 from itaclip.errors import InputError  # noqa: E402
-from itaclip.evaluation.command import run_tool  # noqa: E402
+from itaclip.runtime.tool import run_tool  # noqa: E402
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

@@ -21,9 +21,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout without installation
 
 from itaclip.errors import InputError
-from itaclip.evaluation.command import run_tool
 from itaclip.evaluation.published import BENCHMARKS, PAPER_WEIGHTS, PUBLISHED, expected_images
 from itaclip.evaluation.records import FILE_NAME, read_record
+from itaclip.runtime.tool import run_tool
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 _OWN_WEIGHTS = {"Storybook": "storybook-tiny"}  # benchmarks that are run with other weights

@@ -6,21 +6,21 @@ protocol (``role``, ``content``), without a system message since some chat templ
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable
-from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 from ..errors import InputError
+from ..runtime.download import DownloadError
+from ..runtime.hub import hub_folder
 
 Messages = list[dict[str, str]]
 Backend = Callable[[Messages, int], str]
 
 DEFAULT_MODEL = "meta-llama/Meta-Llama-3-8B-Instruct"
 MAX_NEW_TOKENS = 160  # a definition under 50 words, with room for a preamble
-_HUB = "https://huggingface.co"
 _KNOWN_SIZES = {DEFAULT_MODEL: "about 16 GB"}
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _INSTALL = "run `pip install 'itaclip[aux-text]'`."
@@ -104,76 +104,22 @@ def _model_folder(model: str, allow_download: bool) -> Path:
     given = Path(model).expanduser()
     if given.is_dir():
         return given
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model):
-        raise InputError(
-            f"--model: expected an existing folder or a name such as {DEFAULT_MODEL}, "
-            f"but got {model!r}."
-        )
-    if allow_download:
-        return _download(model)
-    import huggingface_hub
-
+    size = _KNOWN_SIZES.get(model, "size unknown, often many GB")
     try:
-        return Path(huggingface_hub.snapshot_download(model, local_files_only=True))
-    except OSError:
-        size = _KNOWN_SIZES.get(model, "size unknown, often many GB")
-        raise InputError(
-            f"--model: {model} is not in the local cache. It would be fetched from "
-            f"{_HUB}/{model} ({size}): add --allow-download to do so, or give --model a folder."
-        ) from None
-
-
-def _download(model: str) -> Path:
-    """Fetch what is missing of a model, with progress, and verify its large files."""
-    import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
-    try:
-        info = huggingface_hub.HfApi().model_info(model, files_metadata=True)
-        wanted = [
-            file
-            for file in info.siblings
-            if "/" not in file.rfilename and any(fnmatch(file.rfilename, p) for p in _FILES)
-        ]
-        size = sum(file.size or 0 for file in wanted) / 1e9
-        print(f"Fetching {model} from {_HUB}/{model} ({size:.2f} GB)", flush=True)
-        folder = Path(
-            huggingface_hub.snapshot_download(
-                model, revision=info.sha, allow_patterns=[file.rfilename for file in wanted]
-            )
+        return hub_folder(
+            model,
+            key="--model",
+            patterns=_FILES,
+            may_download=allow_download,
+            how_to_allow=f"add --allow-download to do so ({size}), or give --model a folder",
+            say=partial(print, flush=True),
         )
-    except GatedRepoError:
-        raise InputError(
-            f"--model: {model} asks for consent to its licence: accept it at {_HUB}/{model}, "
-            "then log in with `hf auth login` or set HF_TOKEN."
-        ) from None
-    except RepositoryNotFoundError:
-        raise InputError(f"--model: there is no model {model} at {_HUB}.") from None
-    except (HfHubHTTPError, OSError) as error:
-        raise BackendError(
-            f"{model} could not be fetched from {_HUB} ({_first_line(error)}). "
-            "The same command continues the download."
-        ) from None
-    for file in wanted:
-        expected = getattr(file.lfs, "sha256", None)
-        if expected and _sha256(folder / file.rfilename) != expected:
-            raise BackendError(
-                f"{folder / file.rfilename} is damaged (its sha256 is not {expected}). "
-                "Delete it and repeat the command."
-            )
-    return folder
+    except DownloadError as error:
+        raise BackendError(str(error)) from None
 
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 # ---- an OpenAI-compatible endpoint -------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..predict.images import find_images
 from ..predict.segmentation import Segmentation
-from ..runtime.files import written_aside
+from ..runtime.files import write_whole
 from ..runtime.outputs import check_outputs
 from ..runtime.pictures import picture_format
 from .options import add_model_options, add_word_options, load_model, outputs, words
@@ -153,5 +153,4 @@ def _write_json(entries: list[dict], target: str) -> None:
     if target == "-":
         sys.stdout.write(text)
         return
-    with written_aside(Path(target).expanduser()) as aside:
-        aside.write_text(text, encoding="utf-8")
+    write_whole(Path(target).expanduser(), text)

@@ -16,7 +16,8 @@ from mmseg.datasets.transforms import LoadAnnotations
 from torch.utils.data import DataLoader
 
 from ..errors import BadSampleError, InputError
-from ..runtime.config import one_line, raised_at
+from ..runtime.config import raised_at
+from ..runtime.files import one_line
 from .loading import LoadCheckedAnnotations, LoadCheckedImage
 
 SKIPPED = "skipped_samples"

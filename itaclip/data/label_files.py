@@ -14,7 +14,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import METRICS, TRANSFORMS
 
 from ..errors import BadSampleError, InputError
-from ..runtime.files import written_aside
+from ..runtime.files import atomic_write
 from ..runtime.pictures import save_picture
 from .loading import mask_limit, read_labels
 
@@ -173,7 +173,7 @@ class SaveLabels(BaseMetric):
             self._claim(Path(path), image)
         self._image_of.clear()
         lines = [f"{i} {name}\n" for i, name in enumerate(self.dataset_meta["classes"])]
-        with written_aside(self.folder / "classes.txt") as aside:
+        with atomic_write(self.folder / "classes.txt") as aside:
             aside.write_text("".join(lines), encoding="utf-8")
         print_log(f"Labels: {self.folder} ({len(results)} files)", logger="current")
         return {}

@@ -29,7 +29,7 @@ from mmseg.registry import TRANSFORMS
 from PIL import Image
 
 from ..errors import BadSampleError, InputError
-from ..runtime.config import one_line
+from ..runtime.files import one_line
 
 # 10,000 x 10,000 pixels; one image of that size takes 300 MB before the model sees it.
 MAX_PIXELS = 100_000_000

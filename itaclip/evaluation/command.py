@@ -5,10 +5,9 @@ How runs are spread over processes, stopped and continued: docs/long_runs.md.
 
 import argparse
 import os
-import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict, DictAction
@@ -26,20 +25,19 @@ from ..runtime.config import (
     check_folder,
     check_model_keys,
     check_parts,
-    disk_message,
-    memory_message,
-    one_line,
 )
-from ..runtime.files import resolve_path
-from .distributed import Processes, ProcessLostError, main_first, processes
+from ..runtime.files import one_line, resolve_path
+from ..runtime.tool import ProcessLostError, Stopped, run_tool
+from .distributed import Processes, main_first, processes
 from .hooks import OverlayHook
 from .identity import identity
 from .loop import EvaluationRunner
 from .records import RecordHook, known_inputs
 from .runs import Run, open_run, tidy
 from .selection import add_options, select
-from .signals import Stopped, stop_behind, stop_signals
+from .signals import stop_behind, stop_signals
 
+__all__ = ["evaluate", "load_config", "parse_arguments", "run_tool"]
 _MAX_LISTED = 20  # left-out samples that are printed
 
 
@@ -330,52 +328,3 @@ def _open_run(
         tidy([run.folder, *folders])
     loop.begin(run)
     return run
-
-
-def run_tool(main: Callable[[], object]) -> int:
-    """Runs a command-line tool: bad input ends in one sentence on stderr and exit code 2.
-
-    A stop by a signal ends in one sentence, too, and 128 plus its number; a lost process in 1. Of a
-    spread run only one process speaks.
-    """
-    try:
-        main()
-    except Stopped as error:
-        _tell(error, str(error))
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except ProcessLostError as error:
-        _tell(error, f"error: {error}")
-        return 1
-    except Exception as error:
-        message = disk_message(error) or _input_message(error) or memory_message(error)
-        if message is None:
-            raise
-        _tell(error, f"error: {message}")
-        return 2
-    return 0
-
-
-def _tell(error: BaseException, message: str) -> None:
-    if not getattr(error, "silent", False):
-        notes = getattr(error, "__notes__", ())
-        print("\n".join([message, *notes]), file=sys.stderr, flush=True)
-
-
-def _input_message(error: BaseException) -> str | None:
-    """The message of the bad input behind an error; None where there is none.
-
-    mmengine's registry and data loaders' processes wrap what is raised inside them.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, InputError | FileNotFoundError) or (
-            cause is error and isinstance(error, OSError)
-        ):
-            # A data loader's process sends its traceback as the message.
-            message = re.sub(r"(?s)^Caught \w+ in .*\n[\w.]*(?:Error|Exception): ", "", str(cause))
-            return message.strip()
-        cause = cause.__cause__ or cause.__context__
-    return None

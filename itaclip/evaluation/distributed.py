@@ -24,6 +24,7 @@ from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
 from ..errors import InputError
+from ..runtime.tool import ProcessLostError
 from .signals import check_stop, stop_behind
 
 TIMEOUT = 300  # seconds; env_cfg.dist_cfg.timeout changes it
@@ -35,10 +36,6 @@ _VARIABLES = {
     "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
 }
 _STARTERS = {"pytorch": "torchrun", "slurm": "srun", "mpi": "mpirun"}
-
-
-class ProcessLostError(RuntimeError):
-    """Another process of the run ended or gives no sign of life."""
 
 
 @MODEL_WRAPPERS.register_module()

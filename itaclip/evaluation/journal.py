@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..runtime.files import written_aside
+from ..runtime.files import atomic_write
 
 _CHECK = ', "crc32": "'
 _MAX_NUMBERS = 1 << 16  # numbers of one tensor; more are pictures, not figures
@@ -266,7 +266,7 @@ def seconds_of(entries: Iterable[Entry]) -> float:
 
 def write_through(path: Path, content: bytes) -> Path:
     """Writes a file aside, onto the disk, then renames it: afterwards it is there as a whole."""
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_bytes(content)
     sync_folder(path.parent)
     return path

@@ -6,15 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..runtime.tool import Stopped
+
 _received: list[int] = []
-
-
-class Stopped(KeyboardInterrupt):
-    """The user or the system asked to stop; ``exit_code`` is the shell's, 128 and the signal."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.exit_code = 128 + number
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """What mistakes in a config are turned into: one sentence that names the config and the place."""
 
 import difflib
-import errno
 import inspect
 import re
 import traceback
@@ -10,22 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
 from mmseg.registry import MODELS
 
 from ..errors import InputError
-from ..evaluation.distributed import ProcessLostError
-from .batches import is_out_of_memory
-
-_MAX_CHARACTERS = 300  # of another library's message
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message without line breaks, or its type where it has none."""
-    # OpenCV's own text begins with the path of its source file.
-    text = f"{error.func}: {error.err}" if isinstance(error, cv2.error) else str(error)
-    text = " ".join(text.split()) or type(error).__name__
-    return text if len(text) <= _MAX_CHARACTERS else text[: _MAX_CHARACTERS - 1] + "…"
+from .files import one_line
+from .tool import ProcessLostError, explanation
 
 
 def raised_at(error: BaseException) -> str:
@@ -33,27 +21,6 @@ def raised_at(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{where}: {one_line(error)}"
-
-
-def disk_message(error: BaseException) -> str | None:
-    """The sentence for a disk that takes no more, where the error names no file; else None."""
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-    if not isinstance(error, OSError) or error.errno not in full or error.filename:
-        return None
-    return (
-        f"a file of the run could not be written ({error.strerror}); make room on the disk of the "
-        "work dir, or give another --work-dir."
-    )
-
-
-def memory_message(error: BaseException) -> str | None:
-    """The sentence for a run that asked for more memory than there is; None for other errors."""
-    if not (isinstance(error, MemoryError) or is_out_of_memory(error)):
-        return None
-    return (
-        f"there is not enough memory ({one_line(error)}); take model.window_batch=1, "
-        "model.return_scores=False for large images and many classes, or smaller windows."
-    )
 
 
 @contextmanager
@@ -66,18 +33,9 @@ def building(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError | ProcessLostError) or _is_explained(error):
+        if isinstance(error, ProcessLostError) or explanation(error):
             raise
         raise InputError(f"{path}: {_explanation(error)}") from error
-
-
-def _is_explained(error: BaseException | None) -> bool:
-    """Whether an error's cause is one that the command line shows as it is."""
-    while error is not None:
-        if isinstance(error, InputError | FileNotFoundError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _explanation(error: Exception) -> str:

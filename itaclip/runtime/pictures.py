@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import InputError
-from .files import written_aside
+from .files import atomic_write
 
 _MARGIN, _FONT_SIZE, _IGNORED = 8, 13, 255
 _MAX_LEGEND = 24
@@ -129,6 +129,6 @@ def picture_format(path: Path) -> str:
 def save_picture(path: Path, picture: np.ndarray | Image.Image, format: str = "PNG") -> Path:
     """Writes a picture, also of labels (H, W), aside and then renames it; returns its path."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         image.save(aside, format=format, quality=90)  # PNG has no quality and ignores it
     return path

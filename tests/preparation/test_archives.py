@@ -9,11 +9,12 @@ import zipfile
 import mini_datasets as mini
 import pytest
 
-from itaclip.data.preparation import PreparationError, sources
+from itaclip.data.preparation import sources
 from itaclip.data.preparation.archives import open_members, relative_below
-from itaclip.data.preparation.download import Download
 from itaclip.data.preparation.settings import Settings
 from itaclip.data.preparation.sources import Part, find_folder, provide_folder
+from itaclip.errors import InputError
+from itaclip.runtime.download import Download
 
 PART = Part("images/val", ("val2017",), r"\d+\.txt", Download("a.zip", how_to_get="ask"))
 FILES = {f"top/val2017/{n}.txt": bytes([n]) * 1000 for n in range(5)}
@@ -54,7 +55,7 @@ def test_members_of_each_kind(tmp_path, name):
 def test_members_that_lead_outside_are_refused(tmp_path, name, member):
     mini.write_files(tmp_path, {**FILES, member: b"bad"}, name)
     with (
-        pytest.raises(PreparationError, match="leads outside"),
+        pytest.raises(InputError, match="leads outside"),
         open_members(tmp_path / name, PART.tails, TEXT),
     ):
         pass
@@ -77,7 +78,7 @@ def test_truncated_archives_are_reported(tmp_path, name):
     mini.write_files(tmp_path, FILES, name)
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: len(data) // 2])
-    with pytest.raises(PreparationError, match=f"{re.escape(name)}: this archive is damaged"):
+    with pytest.raises(InputError, match=f"{re.escape(name)}: this archive is damaged"):
         extract_from(tmp_path, name)
 
 
@@ -94,7 +95,7 @@ def test_a_flipped_byte_is_found_and_finished_files_stay(tmp_path):
     data[offset + 200] ^= 1
     good = (tmp_path / "a.zip").read_bytes()
     (tmp_path / "a.zip").write_bytes(data)
-    with pytest.raises(PreparationError, match="damaged"):
+    with pytest.raises(InputError, match="damaged"):
         extract_from(tmp_path, "a.zip")
     tree = tmp_path / "data/tree"
     assert not (tree / "images/val").exists()  # not taken for finished
@@ -150,7 +151,7 @@ def test_an_archive_under_another_name_is_recognised(tmp_path):
 
 def test_an_archive_without_the_files_is_reported(tmp_path):
     mini.write_files(tmp_path, {"x/1.txt": b""}, "a.zip")
-    with pytest.raises(PreparationError, match=r"a.zip: expected files in val2017, but there are"):
+    with pytest.raises(InputError, match=r"a.zip: expected files in val2017, but there are"):
         extract_from(tmp_path, "a.zip")
 
 

@@ -7,8 +7,8 @@ import mini_datasets as mini
 import numpy as np
 import pytest
 
-from itaclip.data.preparation import PreparationError
 from itaclip.data.preparation.context import read_annotations
+from itaclip.errors import InputError
 
 COCO = "coco_stuff164k"
 COCO_VAL = f"{COCO}/annotations/val2017"
@@ -233,7 +233,7 @@ def test_context_json_is_verified(tmp_path, capsys):
 )
 def test_context_json_of_another_layout(tmp_path, text, message):
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(PreparationError, match=message):
+    with pytest.raises(InputError, match=message):
         read_annotations(tmp_path / "a.json")
 
 

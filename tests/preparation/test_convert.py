@@ -7,13 +7,14 @@ import mini_datasets as mini
 import numpy as np
 import pytest
 
-from itaclip.data.preparation import PreparationError, convert
+from itaclip.data.preparation import convert
 from itaclip.data.preparation.convert import (
     MaskJob,
     convert_masks,
     write_atomically,
     write_if_changed,
 )
+from itaclip.errors import InputError
 
 
 @pytest.mark.parametrize("problem", [KeyboardInterrupt, OSError(28, "No space left on device")])
@@ -27,7 +28,7 @@ def test_a_write_that_is_broken_off_leaves_the_old_file(tmp_path, monkeypatch, p
         raise problem
 
     monkeypatch.setattr(Path, "write_bytes", half)
-    with pytest.raises((KeyboardInterrupt, PreparationError), match=r"|mask.png: .*No space"):
+    with pytest.raises((KeyboardInterrupt, InputError), match=r"|mask.png: .*No space"):
         write_atomically(path, b"a longer text")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["mask.png"]
@@ -66,7 +67,7 @@ def test_workers_change_nothing(tmp_path):
 
 def test_a_killed_worker_is_reported():
     jobs = [MaskJob(f"{n}", n) for n in range(4)]
-    with pytest.raises(PreparationError, match="smaller --workers"):
+    with pytest.raises(InputError, match="smaller --workers"):
         convert_masks(jobs, die, workers=2, force=False, title="")
 
 

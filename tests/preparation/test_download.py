@@ -3,14 +3,17 @@
 import hashlib
 import os
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import mini_datasets
 import numpy as np
 import pytest
 
-from itaclip.data.preparation import PreparationError, download
-from itaclip.data.preparation.download import Download, fetch, human_size
+from itaclip.errors import InputError
+from itaclip.runtime import download
+from itaclip.runtime.download import Download, fetch, human_size
 
 CONTENT = np.random.default_rng(7).integers(0, 256, 300_007, np.uint8).tobytes()
 SHA1 = "sha1:" + hashlib.sha1(CONTENT).hexdigest()
@@ -33,6 +36,7 @@ class Server(ThreadingHTTPServer):
         self.break_after = []
         self.statuses = []
         self.requests = []
+        self.slow = 0  # seconds before an answer
 
     @property
     def url(self):
@@ -44,6 +48,8 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         asked = self.headers.get("Range")
         server.requests.append(asked)
+        if server.slow:
+            time.sleep(server.slow)
         if server.statuses:
             self.send_error(server.statuses.pop(0))
             return
@@ -72,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0)
     server = Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -82,10 +88,12 @@ def server(monkeypatch):
     thread.join()
 
 
-def get(server, folder, lines=None, mirror=None, **fields):
+def get(server, folder, lines=None, mirror=None, verify=False, **fields):
     fields = {"url": server.url, "checksum": SHA1, **fields}
     say = (lambda line: None) if lines is None else lines.append
-    return fetch(Download("file.bin", **fields), folder, mirror=mirror, say=say)
+    otherwise = "pass it with --raw, or name a --mirror"
+    download = Download("file.bin", **fields)
+    return fetch(download, folder, mirror=mirror, verify=verify, otherwise=otherwise, say=say)
 
 
 def test_says_where_from_and_how_large_and_leaves_one_file(server, tmp_path):
@@ -107,7 +115,7 @@ def test_broken_connection_is_continued(server, tmp_path, size):
 
 def test_interrupted_run_is_continued_by_the_next(server, tmp_path):
     server.break_after = [100_000] + [0] * (download.ATTEMPTS - 1)
-    with pytest.raises(PreparationError, match=r"broke off .*run the same command again"):
+    with pytest.raises(InputError, match=r"broke off .*run the same command again"):
         get(server, tmp_path)
     assert os.listdir(tmp_path) == ["file.bin.part"]
     server.requests.clear()
@@ -140,20 +148,20 @@ def test_part_that_is_complete_or_too_long(server, tmp_path, length):
 
 def test_wrong_checksum_is_refused(server, tmp_path):
     server.content = CONTENT[:-1] + b"?"
-    with pytest.raises(PreparationError, match=f"{SHA1[5:]} was expected; .*was deleted"):
+    with pytest.raises(InputError, match=f"{SHA1[5:]} was expected; .*was deleted"):
         get(server, tmp_path)
     assert os.listdir(tmp_path) == []
 
 
 def test_wrong_size_is_refused(server, tmp_path):
-    with pytest.raises(PreparationError, match="expected 12 bytes, but got 300007"):
+    with pytest.raises(InputError, match="expected 12 bytes, but got 300007"):
         get(server, tmp_path, size=12)
     assert os.listdir(tmp_path) == []
 
 
 def test_server_errors(server, tmp_path):
     server.statuses = [404]
-    with pytest.raises(PreparationError, match=r"answers 404 .*--raw, or name a --mirror"):
+    with pytest.raises(InputError, match=r"answers 404 .*--raw, or name a --mirror"):
         get(server, tmp_path)
     server.statuses = [503, 503]  # passes
     assert get(server, tmp_path).read_bytes() == CONTENT
@@ -161,10 +169,10 @@ def test_server_errors(server, tmp_path):
 
 def test_no_server(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0)
     server = Server()
     server.server_close()
-    with pytest.raises(PreparationError, match="refused"):
+    with pytest.raises(InputError, match="refused"):
         get(server, tmp_path)
 
 
@@ -177,8 +185,49 @@ def test_mirror_replaces_the_place_only(server, tmp_path):
 def test_full_disk_is_noticed_beforehand(server, tmp_path, monkeypatch):
     usage = download.shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(PreparationError, match=r"300.0 kB are needed, but only 1.0 kB are free"):
+    with pytest.raises(InputError, match=r"300.0 kB are needed, but only 1.0 kB are free"):
         get(server, tmp_path)
+
+
+def test_a_file_that_differs_goes_only_when_the_right_one_is_verified(server, tmp_path):
+    """And even then it is kept: it may be the user's own."""
+    (tmp_path / "file.bin").write_bytes(b"my own")
+    server.statuses = [404]
+    with pytest.raises(InputError, match="answers 404"):
+        get(server, tmp_path, verify=True)
+    assert os.listdir(tmp_path) == ["file.bin"]
+    assert (tmp_path / "file.bin").read_bytes() == b"my own"
+    assert get(server, tmp_path, verify=True).read_bytes() == CONTENT
+    assert (tmp_path / "file.bin.other1").read_bytes() == b"my own"
+    get(server, tmp_path, verify=True)
+    assert len(server.requests) == 2  # the right one is not fetched again
+
+
+def test_the_next_address_is_tried(server, tmp_path):
+    lines = []
+    server.statuses = [404]
+    path = get(server, tmp_path, lines, others=(server.url,))
+    assert path.read_bytes() == CONTENT
+    assert "answers 404 Not Found" in lines[1] and f"now trying {server.url}" in lines[1]
+
+
+def test_two_that_fetch_the_same_file_fetch_it_once(server, tmp_path):
+    server.slow = 0.05
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda _: get(server, tmp_path), range(2)))
+    assert [path.read_bytes() for path in paths] == [CONTENT, CONTENT]
+    assert server.requests == [None]
+    assert os.listdir(tmp_path) == ["file.bin"]
+
+
+def test_a_link_in_the_way_is_not_followed(server, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/file.bin.part").symlink_to(victim)
+    with pytest.raises(InputError, match=r"file\.bin\.part: cannot be written"):
+        get(server, tmp_path / "new")
+    assert victim.read_bytes() == b"mine"
 
 
 def test_no_checksum_is_said(server, tmp_path):

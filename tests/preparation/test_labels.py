@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from mini_datasets import CITYSCAPES_CLASSES, CITYSCAPES_IDS, encode_rle, label_png
 from PIL import Image
 
-from itaclip.data.preparation import PreparationError, labels
+from itaclip.data.preparation import labels
 from itaclip.data.preparation.rle import decode_rle, decompress_counts
+from itaclip.errors import InputError
 
 
 def test_coco_tables_at_every_gap():
@@ -23,7 +24,7 @@ def test_coco_tables_at_every_gap():
 @pytest.mark.parametrize("raw", [11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90, 182, 200, 254])
 @pytest.mark.parametrize("table", [labels.coco_stuff_table(), labels.coco_object_table()])
 def test_coco_refuses_ids_that_do_not_exist(table, raw):
-    with pytest.raises(PreparationError, match=rf"x[.]png: label values {raw} are not defined"):
+    with pytest.raises(InputError, match=rf"x[.]png: label values {raw} are not defined"):
         labels.apply_table(table, np.array([[0, raw]], np.uint8), "x.png")
 
 
@@ -50,9 +51,9 @@ def test_context_tables():
 
 def test_the_message_names_what_is_allowed_and_found():
     raw = np.array([[0, 34, 99]], np.uint8)
-    with pytest.raises(PreparationError, match=r"34, 99 .*\(expected 0-33\)"):
+    with pytest.raises(InputError, match=r"34, 99 .*\(expected 0-33\)"):
         labels.apply_table(labels.cityscapes_table(), raw, "x.png")
-    with pytest.raises(PreparationError, match=r"x[.]png: label values 460"):
+    with pytest.raises(InputError, match=r"x[.]png: label values 460"):
         labels.apply_table(labels.context_table(), np.array([[460]]), "x.png")
 
 
@@ -62,13 +63,13 @@ def test_masks_keep_palette_indices_and_other_modes_are_refused(tmp_path):
     path.write_bytes(label_png(mask, [9] * 768))
     assert labels.read_labels(path).tolist() == mask.tolist()
     Image.fromarray(mask.astype(np.uint16)).save(path)
-    with pytest.raises(PreparationError, match="mode I"):
+    with pytest.raises(InputError, match="mode I"):
         labels.read_labels(path)
     Image.fromarray(np.stack([mask] * 3, -1)).save(path)
-    with pytest.raises(PreparationError, match="mode RGB"):
+    with pytest.raises(InputError, match="mode RGB"):
         labels.read_labels(path)
     path.write_bytes(label_png(np.arange(256, dtype=np.uint8).reshape(16, 16))[:50])
-    with pytest.raises(PreparationError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         labels.read_labels(path)
 
 

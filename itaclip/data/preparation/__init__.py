@@ -3,7 +3,6 @@
 The modules, in the order of the data's way:
 
 ==================  ==========================================================================
-``download``        fetch a file with size, progress, checksum and resume
 ``archives``        take the wanted members out of zip and tar files
 ``sources``         find a folder in the tree, in raw downloads or on the net
 ``labels``          look-up tables from raw label values to classes, refusing unlisted values
@@ -14,9 +13,6 @@ The modules, in the order of the data's way:
 ``benchmarks``      the table of all eight
 ==================  ==========================================================================
 
-Needs only the standard library, NumPy, Pillow and tqdm (SciPy for ``.mat`` files).
+Needs only the standard library, NumPy, Pillow and tqdm (SciPy for ``.mat`` files); what is missing
+is fetched by :mod:`itaclip.runtime.download`.
 """
-
-from .errors import PreparationError
-
-__all__ = ["PreparationError"]

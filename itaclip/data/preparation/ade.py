@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from .download import Download
+from ...runtime.download import Download
 from .labels import ade_table, read_and_map
 from .manifest import SplitReport
 from .paired import PairedSplit, Route, prepare_split

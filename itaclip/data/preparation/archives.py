@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from .errors import PreparationError
+from ...errors import InputError
 
 DAMAGE = (
     zipfile.BadZipFile,
@@ -69,7 +69,7 @@ def open_members(
     The members can be opened inside the ``with`` block.
 
     Raises:
-        PreparationError: the archive is damaged or a member would lead outside its folder. Damage
+        InputError: the archive is damaged or a member would lead outside its folder. Damage
             met while members are read inside the block is reported in the same way.
     """
     try:
@@ -87,12 +87,12 @@ def open_members(
                     wanted.append(Member(path, _safe(relative, path, archive), size, opener))
             yield wanted  # in the archive's order: going back in a .tar.gz is slow
     except DAMAGE as error:
-        raise PreparationError(
+        raise InputError(
             f"{archive}: this archive is damaged or incomplete ({error}); delete it and download "
             "it again"
         ) from None
     except FileNotFoundError:
-        raise PreparationError(
+        raise InputError(
             f"{archive}: this archive does not exist; check the path given with --raw"
         ) from None
 
@@ -120,7 +120,7 @@ def _open_in_tar(file: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 def _safe(relative: str, path: str, archive: Path) -> PurePosixPath:
     parts = PurePosixPath(relative).parts
     if not parts or any(part in ("..", "/", "") or ":" in part for part in parts):
-        raise PreparationError(
+        raise InputError(
             f"{archive}: member {path!r} leads outside its folder; do not trust this archive and "
             "download it from the official place"
         )

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .download import Download
-from .errors import PreparationError
+from ...errors import InputError
+from ...runtime.download import Download
 from .labels import apply_table, cityscapes_table, read_and_map, read_labels
 from .manifest import SplitReport
 from .paired import PairedSplit, Route, output_labels, prepare_split
@@ -39,10 +39,10 @@ def labels_from_polygons(path: Path, table: np.ndarray) -> np.ndarray:
     """Draw a polygon file with cityscapesscripts and map it to labels (H, W) uint8.
 
     Raises:
-        PreparationError: cityscapesscripts is not installed or refuses the file.
+        InputError: cityscapesscripts is not installed or refuses the file.
     """
     if importlib.util.find_spec("cityscapesscripts") is None:
-        raise PreparationError(
+        raise InputError(
             f"{path}: there is no {path.name.replace(POLYGON_SUFFIX, RAW_SUFFIX)} beside it, and "
             "drawing it from the polygons needs the official tools: extract "
             f"{MASK_ARCHIVE.file_name} in full, or run `pip install cityscapesscripts`"
@@ -54,7 +54,7 @@ def labels_from_polygons(path: Path, table: np.ndarray) -> np.ndarray:
         try:
             json2labelImg(str(path), str(drawn), "ids")
         except (Exception, SystemExit) as error:  # the tool exits on unknown labels
-            raise PreparationError(
+            raise InputError(
                 f"{path}: cityscapesscripts cannot draw this file ({error}); extract it again"
             ) from None
         return apply_table(table, read_labels(drawn), path)

@@ -8,7 +8,7 @@ was made first.
 from functools import partial
 from pathlib import Path
 
-from .download import Download
+from ...runtime.download import Download
 from .labels import coco_object_from_stuff_table, coco_object_table, coco_stuff_table, read_and_map
 from .manifest import SplitReport
 from .paired import PairedSplit, Route, output_labels, prepare_split

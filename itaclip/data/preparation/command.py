@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ...errors import InputError
 from .benchmarks import BENCHMARKS, Benchmark
-from .errors import PreparationError
 from .manifest import SplitReport, manifest_path, read_manifest, write_manifest
 from .settings import Settings
 
@@ -63,7 +63,7 @@ def run(main: Callable[[], int]) -> int:
     """Run a script's main function; print errors as one line, without a traceback."""
     try:
         return main()
-    except PreparationError as error:
+    except InputError as error:
         return fail(error)
     except KeyboardInterrupt:
         print(
@@ -92,7 +92,7 @@ def prepare_benchmarks(names: Sequence[str], settings: Settings) -> int:
     """
     settings.check()
     reports: dict[Callable[..., list[SplitReport]], list[SplitReport]] = {}
-    failures: dict[Callable[..., list[SplitReport]], PreparationError] = {}
+    failures: dict[Callable[..., list[SplitReport]], InputError] = {}
     for name in dict.fromkeys(names):
         benchmark = BENCHMARKS[name]
         tree = settings.data_root / benchmark.tree
@@ -101,7 +101,7 @@ def prepare_benchmarks(names: Sequence[str], settings: Settings) -> int:
             settings.remembered = _remembered_places(settings.data_root)
             try:
                 reports[recipe] = recipe(settings, tree)
-            except PreparationError as error:
+            except InputError as error:
                 failures[recipe] = error
                 fail(f"{name}: {error}")
         if recipe in reports:
@@ -161,7 +161,7 @@ def convert_tree(
 
     def main() -> int:
         if not args.path.is_dir():
-            raise PreparationError(
+            raise InputError(
                 f"{args.path}: expected the folder of the extracted download; check the path"
             )
         tree = args.out_dir or args.path

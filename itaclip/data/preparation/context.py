@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import InputError
+from ...runtime.download import Download, verify_checksum
 from .archives import is_archive
 from .convert import MaskJob, convert_masks
-from .download import Download, fetch, verify_checksum
-from .errors import PreparationError
 from .labels import apply_table, context_mat_table, context_table
 from .manifest import SplitReport
 from .rle import decode_rle
 from .settings import Settings
-from .sources import Part, extract, find_file, provide_folder, read_small_file
+from .sources import Part, extract, fetch_raw, find_file, provide_folder, read_small_file
 from .voc import parse_list, write_list
 
 TREE = "VOCdevkit/VOC2010"
@@ -71,7 +71,7 @@ def prepare(settings: Settings, tree: Path) -> list[SplitReport]:
     The variant with 59 classes reads the same masks with ``reduce_zero_label``.
 
     Raises:
-        PreparationError: something is missing, damaged, or holds ids that are not defined.
+        InputError: something is missing, damaged, or holds ids that are not defined.
     """
     if settings.context_mat is not None:
         return [_prepare_from_mats(settings, tree, split) for split in settings.splits]
@@ -80,7 +80,7 @@ def prepare(settings: Settings, tree: Path) -> list[SplitReport]:
     reports = []
     for split in settings.splits:
         if split not in images:
-            raise PreparationError(
+            raise InputError(
                 f"{path}: expected images with phase {split!r}, but there are none; use the "
                 f"official {ANNOTATIONS.file_name}"
             )
@@ -95,7 +95,7 @@ def read_annotations(path: Path) -> dict[str, list[ContextImage]]:
     """Read the annotation file: the images of each phase, with their regions in file order.
 
     Raises:
-        PreparationError: the file is not JSON, or lacks a key; names the key.
+        InputError: the file is not JSON, or lacks a key; names the key.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -111,11 +111,11 @@ def read_annotations(path: Path) -> dict[str, list[ContextImage]]:
             name = Path(image["file_name"]).stem
             phases[image["phase"]].append(ContextImage(name, *size, own))
     except ValueError as error:
-        raise PreparationError(
+        raise InputError(
             f"{path}: is not complete JSON ({error}); delete it and download it again"
         ) from None
     except (KeyError, TypeError) as error:
-        raise PreparationError(
+        raise InputError(
             f"{path}: is not laid out like {ANNOTATIONS.file_name} (at {error}); use the official "
             "file"
         ) from None
@@ -128,7 +128,7 @@ def draw_regions(image: ContextImage, table: np.ndarray) -> np.ndarray:
     Regions marked as crowd count like the others.
 
     Raises:
-        PreparationError: a category id is not among the 59, or a region is malformed.
+        InputError: a category id is not among the 59, or a region is malformed.
     """
     ids = np.zeros((image.height, image.width), dtype=np.uint16)
     for category, counts in image.regions:
@@ -137,7 +137,7 @@ def draw_regions(image: ContextImage, table: np.ndarray) -> np.ndarray:
             if not 0 < category < 2**16:
                 raise ValueError(f"category id {category}")
         except (ValueError, TypeError) as error:
-            raise PreparationError(
+            raise InputError(
                 f"{ANNOTATIONS.file_name}: a region of image {image.name} (category {category}) "
                 f"cannot be decoded: {error}; download the file again"
             ) from None
@@ -150,19 +150,19 @@ def read_mat(path: Path, table: np.ndarray) -> np.ndarray:
     try:
         from scipy.io import loadmat
     except ImportError:
-        raise PreparationError(
+        raise InputError(
             f"{path}: reading .mat files needs SciPy; run `pip install scipy`"
         ) from None
     try:
         ids = np.asarray(loadmat(path)["LabelMap"])
     except FileNotFoundError:
-        raise PreparationError(
+        raise InputError(
             f"{path}: this mask does not exist; extract {MAT_ARCHIVE.file_name} again"
         ) from None
     except KeyError:
-        raise PreparationError(f"{path}: expected a variable LabelMap; extract it again") from None
+        raise InputError(f"{path}: expected a variable LabelMap; extract it again") from None
     except Exception as error:  # SciPy raises many kinds on damaged files
-        raise PreparationError(
+        raise InputError(
             f"{path}: cannot be read as a .mat file ({error}); extract it again"
         ) from None
     # The ids reach 459: they are mapped before anything is cut to eight bits.
@@ -187,16 +187,16 @@ def _annotation_file(settings: Settings) -> Path:
         f"--context-mat ({MAT_WARNING})"
     )
     if not settings.may_download:
-        raise PreparationError(
+        raise InputError(
             f"expected {ANNOTATIONS.file_name} in {settings.data_root} or with "
             f"--context-json; it is published at {ANNOTATIONS.url}: leave out --no-download, or "
             f"{way_out}"
         )
     try:
         download = dataclasses.replace(ANNOTATIONS, checksum=expected)
-        return fetch(download, settings.downloads, mirror=settings.mirror, say=settings.say)
-    except PreparationError as error:
-        raise PreparationError(f"{error}; if that place is gone, {way_out}") from None
+        return fetch_raw(settings, download)
+    except InputError as error:
+        raise InputError(f"{error}; if that place is gone, {way_out}") from None
 
 
 def _prepare_from_mats(settings: Settings, tree: Path, split: str) -> SplitReport:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .errors import PreparationError
+from ...errors import InputError
 from .labels import read_labels
 
 Produce = Callable[[Any], np.ndarray]
@@ -71,7 +71,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         aside.write_bytes(data)
         os.replace(aside, path)
     except OSError as error:
-        raise PreparationError(
+        raise InputError(
             f"{path}: cannot be written ({error.strerror or error}); free some space or choose "
             "another --data-root"
         ) from None
@@ -112,7 +112,7 @@ def convert_masks(
         title: label of the progress bar.
 
     Raises:
-        PreparationError: the first problem met. Masks finished until then stay.
+        InputError: the first problem met. Masks finished until then stay.
     """
     summary = MaskSummary()
     with tqdm(total=len(jobs), desc=title, unit="mask", disable=None) as bar:
@@ -144,7 +144,7 @@ def _results(
         for future in pending:
             yield from future.result()
     except BrokenProcessPool:
-        raise PreparationError(
+        raise InputError(
             "a worker process was killed, probably for want of memory; run the same command again "
             "with a smaller --workers: it goes on where it stopped"
         ) from None
@@ -179,5 +179,5 @@ def _convert(job: MaskJob, produce: Produce, force: bool) -> Result:
 def _holds(path: Path, labels: np.ndarray) -> bool:
     try:
         return np.array_equal(read_labels(path), labels)
-    except PreparationError:
+    except InputError:
         return False

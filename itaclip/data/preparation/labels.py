@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .errors import PreparationError
+from ...errors import InputError
 
 IGNORE = 255
 POISON = 254  # not a class of any benchmark, and not IGNORE
@@ -130,7 +130,7 @@ def apply_table(table: np.ndarray, raw: np.ndarray, name: object) -> np.ndarray:
     """Map raw labels (H, W), of any unsigned type, to class indices (H, W) uint8.
 
     Raises:
-        PreparationError: a value is not listed in the table; names the file and the values.
+        InputError: a value is not listed in the table; names the file and the values.
     """
     if raw.size and int(raw.max()) >= len(table):
         unlisted = np.unique(raw[raw >= len(table)])
@@ -144,7 +144,7 @@ def apply_table(table: np.ndarray, raw: np.ndarray, name: object) -> np.ndarray:
         f" and {len(unlisted) - 10} more" if len(unlisted) > 10 else ""
     )
     allowed = _ranges(np.flatnonzero(table != POISON))
-    raise PreparationError(
+    raise InputError(
         f"{name}: label values {values} are not defined for this benchmark (expected {allowed}); "
         "check that this is the official download, unconverted"
     )
@@ -154,22 +154,20 @@ def read_labels(path: Path) -> np.ndarray:
     """Read a label image as indices (H, W) uint8; palette images keep their indices.
 
     Raises:
-        PreparationError: the file is missing, damaged, or not an 8-bit one-channel image.
+        InputError: the file is missing, damaged, or not an 8-bit one-channel image.
     """
     try:
         with Image.open(path) as image:
             if image.mode not in ("L", "P"):
-                raise PreparationError(
+                raise InputError(
                     f"{path}: expected an 8-bit one-channel mask (mode L or P), but it has mode "
                     f"{image.mode}; use the original label image, not a coloured or 16-bit copy"
                 )
             return np.asarray(image)
     except FileNotFoundError:
-        raise PreparationError(
-            f"{path}: this mask does not exist; extract the download again"
-        ) from None
+        raise InputError(f"{path}: this mask does not exist; extract the download again") from None
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
-        raise PreparationError(
+        raise InputError(
             f"{path}: cannot be read as an image ({error}); delete it and extract it again"
         ) from None
 

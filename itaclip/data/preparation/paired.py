@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import InputError
 from .convert import MaskJob, convert_masks
-from .errors import PreparationError
 from .labels import POISON, identity_table, read_and_map
 from .manifest import SplitReport
 from .settings import Settings
@@ -75,7 +75,7 @@ def prepare_split(
             converted.
 
     Raises:
-        PreparationError: something is missing, damaged, or holds labels that are not defined.
+        InputError: something is missing, damaged, or holds labels that are not defined.
     """
     names: list[str] = []
     if need_images or find_folder(settings, tree, split.images) is not None:
@@ -102,7 +102,7 @@ def prepare_split(
     sources = set(files_in(raw, route.part.regex))
     missing = [name for name in names if name + route.suffix not in sources]
     if missing:
-        raise PreparationError(
+        raise InputError(
             f"{raw}: {len(missing)} of {len(names)} images have no mask; the first expected is "
             f"{missing[0]}{route.suffix}; extract {route.part.download.file_name} again"
         )

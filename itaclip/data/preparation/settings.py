@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import PreparationError
+from ...errors import InputError
 
 
 @dataclass
@@ -45,12 +45,12 @@ class Settings:
         return self.data_root / "downloads"
 
     def check(self) -> None:
-        """Raise PreparationError if a given path does not exist."""
+        """Raise InputError if a given path does not exist."""
         options = [("--raw", path) for path in self.raw]
         options += [("--context-json", self.context_json), ("--context-mat", self.context_mat)]
         options += [("--context-val-list", self.context_val_list)]
         for option, path in options:
             if path is not None and not path.exists():
-                raise PreparationError(
+                raise InputError(
                     f"{path}: no such file or folder; check the path given with {option}"
                 )

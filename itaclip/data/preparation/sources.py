@@ -14,9 +14,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ...errors import InputError
+from ...runtime.download import Download, fetch
 from .archives import DAMAGE, Member, is_archive, open_members
-from .download import Download, fetch
-from .errors import PreparationError
 from .settings import Settings
 
 SEARCH_DEPTH = 3  # how far below a raw place its folders are looked for
@@ -102,24 +102,39 @@ def obtain_archive(settings: Settings, part: Part) -> Path:
     """Return a part's archive, fetching it if need be.
 
     Raises:
-        PreparationError: it is not there and may not or cannot be fetched.
+        InputError: it is not there and may not or cannot be fetched.
     """
     archive = find_archive(settings, part)
     if archive is not None:
         return archive
     download = part.download
     if download.url is not None and settings.may_download:
-        return fetch(download, settings.downloads, mirror=settings.mirror, say=settings.say)
+        return fetch_raw(settings, download)
     where = f"{settings.data_root} (or pass its place with --raw)"
     if download.url is None:
-        raise PreparationError(
+        raise InputError(
             f"expected {download.file_name} or its extracted folder {part.tails[0]}; "
             f"it cannot be fetched without registering: {download.how_to_get}, and put it into "
             f"{where}"
         )
-    raise PreparationError(
+    raise InputError(
         f"expected {download.file_name} or its extracted folder {part.tails[0]} in "
         f"{where}; get it from {download.url}, or leave out --no-download"
+    )
+
+
+def fetch_raw(settings: Settings, download: Download) -> Path:
+    """Download a raw file into the data root's ``downloads``."""
+    otherwise = (
+        f"fetch {download.file_name} from elsewhere and pass it with --raw, or name a --mirror"
+    )
+    return fetch(
+        download,
+        settings.downloads,
+        mirror=settings.mirror,
+        otherwise=otherwise,
+        elsewhere="choose another --data-root",
+        say=settings.say,
     )
 
 
@@ -138,7 +153,7 @@ def provide_folder(
         wanted: file names needed, or None for every file that matches the part's pattern.
 
     Raises:
-        PreparationError: the files cannot be found, or some wanted ones are missing everywhere.
+        InputError: the files cannot be found, or some wanted ones are missing everywhere.
     """
     inside = tree / part.folder
     found = find_folder(settings, tree, part)
@@ -154,7 +169,7 @@ def provide_folder(
     extract(archive, part, inside, wanted)
     missing = _missing(inside, wanted)
     if missing:
-        raise PreparationError(
+        raise InputError(
             f"{inside}: {len(missing)} listed files are missing, such as {missing[0]}, and "
             f"{archive} does not hold them; download {part.download.file_name} again"
         )
@@ -171,7 +186,7 @@ def read_small_file(settings: Settings, tree: Path, part: Part, name: str) -> tu
         for member in members:
             if str(member.relative) == name:
                 return member.open().read(), archive
-    raise PreparationError(
+    raise InputError(
         f"{archive}: expected it to hold {part.tails[0]}/{name}; it is not the official "
         f"{part.download.file_name}, download that"
     )
@@ -241,7 +256,7 @@ def _link(inside: Path, found: Path, part: Part, wanted: Collection[str] | None)
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to((found / name).resolve())
     except OSError as error:
-        raise PreparationError(
+        raise InputError(
             f"{inside}: cannot be made a link to {found} ({error.strerror or error}); move the "
             "folder there yourself, or pass its archive with --raw"
         ) from None
@@ -253,7 +268,7 @@ def extract(archive: Path, part: Part, inside: Path, wanted: Collection[str] | N
     with open_members(archive, part.tails, part.regex) as members:
         chosen = [m for m in members if wanted is None or str(m.relative) in wanted]
         if not chosen:
-            raise PreparationError(
+            raise InputError(
                 f"{archive}: expected files in {part.tails[0]}, but there are none; it is not the "
                 f"official {part.download.file_name}, download that"
             )
@@ -282,7 +297,7 @@ def _extract_member(member: Member, inside: Path, aside: Path) -> None:
     except BaseException as error:
         target.unlink(missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, DAMAGE):
-            raise PreparationError(
+            raise InputError(
                 f"{target}: cannot be written ({error.strerror or error}); free some space or "
                 "choose another --data-root"
             ) from None

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from ...errors import InputError
+from ...runtime.download import Download
 from .convert import MaskJob, convert_masks, write_if_changed
-from .download import Download
-from .errors import PreparationError
 from .labels import read_and_map, voc_table
 from .manifest import SplitReport
 from .settings import Settings
@@ -33,7 +33,7 @@ def parse_list(data: bytes, origin: object) -> list[str]:
     """Return the image names of a split list; blank lines and CRLF ends are taken in stride.
 
     Raises:
-        PreparationError: a line holds more than one word, or repeats an earlier one.
+        InputError: a line holds more than one word, or repeats an earlier one.
     """
     names: dict[str, int] = {}
     for number, line in enumerate(data.decode("utf-8-sig", errors="replace").splitlines(), 1):
@@ -41,18 +41,18 @@ def parse_list(data: bytes, origin: object) -> list[str]:
         if not words:
             continue
         if len(words) > 1:
-            raise PreparationError(
+            raise InputError(
                 f"{origin}, line {number}: expected one image name, but got {line.strip()!r}; use "
                 "the official list of the segmentation task"
             )
         if words[0] in names:
-            raise PreparationError(
+            raise InputError(
                 f"{origin}, line {number}: {words[0]} is listed in line {names[words[0]]} "
                 "already; remove one of the two lines"
             )
         names[words[0]] = number
     if not names:
-        raise PreparationError(f"{origin}: expected image names, but the list is empty")
+        raise InputError(f"{origin}: expected image names, but the list is empty")
     return list(names)
 
 
@@ -68,7 +68,7 @@ def prepare(settings: Settings, tree: Path) -> list[SplitReport]:
     """Provide images, masks and lists of VOC 2012, and verify the masks' labels.
 
     Raises:
-        PreparationError: something is missing, or a mask holds labels other than 0..20 and 255.
+        InputError: something is missing, or a mask holds labels other than 0..20 and 255.
     """
     reports = []
     for split in settings.splits:
