@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout without installation
 
-from itaclip.data.preparation.benchmarks import BENCHMARKS
+from itaclip.data.benchmarks import BENCHMARKS
 from itaclip.data.preparation.command import SPLITS, add_common_options, finish, run, sha1_text
 from itaclip.data.preparation.context import prepare
 from itaclip.data.preparation.settings import Settings

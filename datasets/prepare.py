@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout without installation
 
-from itaclip.data.preparation.benchmarks import BENCHMARKS
+from itaclip.data.benchmarks import BENCHMARKS, PREPARED
 from itaclip.data.preparation.command import (
     SPLITS,
     add_common_options,
@@ -33,7 +33,8 @@ is written to manifest_NAME.json in the benchmark's folder."""
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    rows = [f"  {name:12} {b.title:24} {b.tree}" for name, b in BENCHMARKS.items()]
+    table = [BENCHMARKS[name] for name in PREPARED]
+    rows = [f"  {b.name:12} {b.title:24} {b.folder}" for b in table]
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
         epilog="benchmarks, and their folders below the data root:\n" + "\n".join(rows),
@@ -42,7 +43,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "names",
         nargs="+",
-        choices=[*BENCHMARKS, "all"],
+        choices=[*PREPARED, "all"],
         metavar="NAME",
         help="a benchmark (see below), or all",
     )
@@ -103,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         context_mat=args.context_mat,
         context_val_list=args.context_val_list,
     )
-    names = list(BENCHMARKS) if "all" in args.names else args.names
+    names = PREPARED if "all" in args.names else args.names
     return run(lambda: prepare_benchmarks(names, settings))
 
 

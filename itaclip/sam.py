@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import InputError, check_number
-from .runtime.files import written_aside
+from .runtime.files import atomic_write
 from .runtime.text_cache import default_folder
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class SamSource:
         masks = self.sam(picture.device).automatic_masks(pixels, self)
         found = paint(masks, pixels.shape[:2], self.order)
         if path is not None:
-            with written_aside(path) as aside:
+            with atomic_write(path) as aside:
                 Image.fromarray(found.astype(np.uint16)).save(aside, format="PNG")
         return found
 

@@ -10,6 +10,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -32,11 +33,12 @@ _MAX_KNOWN = 10_000
 _VERSION = 1
 
 
-def imagenet_templates() -> tuple[str, ...]:
-    """The 80 templates of CLIP's ImageNet evaluation, as mmsegmentation ships them."""
-    from mmseg.utils import get_predefined_templates
+_TEMPLATES = Path(__file__).parent / "assets" / "imagenet_templates.txt"
 
-    return tuple(get_predefined_templates("imagenet"))
+
+def imagenet_templates() -> tuple[str, ...]:
+    """The 80 templates of CLIP's ImageNet evaluation, each with a ``{}`` for the name."""
+    return tuple(_TEMPLATES.read_text(encoding="utf-8").splitlines())
 
 
 class TextEncoder(nn.Module):

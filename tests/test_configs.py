@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from mmseg.registry import DATASETS
 
+from itaclip.data.benchmarks import by_label
 from itaclip.evaluation.command import load_config, parse_arguments
 from itaclip.sliding_window import parse_test_cfg, sliding_windows
 from itaclip.vocabulary import load_vocabulary
@@ -132,3 +133,13 @@ def test_itaclip_settings_are_the_paper_s(name):
     assert model.label_closing == 3
     assert model.pamr == dict(num_iter=10, dilations=(8, 16))
     assert (model.clip_model, model.attention) == ("ViT-B/16", "itaclip")
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "configs").rglob("cfg_*.py")))
+def test_the_table_knows_where_a_row_s_config_lies(path):
+    paper = Config.fromfile(path).get("paper")
+    if paper is None:
+        return
+    known = by_label(paper.benchmark)
+    assert PROJECT / known.config(paper.method) == path
+    assert Config.fromfile(path).test_dataloader.dataset.type == known.dataset

@@ -158,3 +158,9 @@ def test_two_processes_at_once_leave_whole_entries(tmp_path):
     assert found is not None
     assert len(found.unique()) == 1
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_the_templates_are_those_that_mmseg_ships():
+    from mmseg.utils import get_predefined_templates
+
+    assert list(imagenet_templates()) == get_predefined_templates("imagenet")

@@ -2,8 +2,8 @@
 
 mmseg pairs images and masks by name without looking, so names, counts and pairing are looked at
 here: well below a second for 5000 images. :mod:`itaclip.data.mask_check` opens the files as well.
-Both
-give a list of :class:`~itaclip.data_problems.Problem`; an empty list means that nothing was found.
+Both give a list of :class:`~itaclip.data.problems.Problem`; an empty list means that nothing was
+found.
 """
 
 import bisect
@@ -15,20 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.files import PROJECT_ROOT
+from .benchmarks import by_dataset
 from .problems import Problem
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-# Data set class -> name for datasets/prepare.py, number of images in its val split.
-BENCHMARKS = {
-    "PascalVOCDataset": ("voc21", 1449),
-    "VOC20Dataset": ("voc20", 1449),
-    "PascalContextDataset": ("context60", 5104),
-    "PascalContextDataset59": ("context59", 5104),
-    "COCOObject164kDataset": ("coco_object", 5000),
-    "COCOStuffDataset": ("coco_stuff", 5000),
-    "CityscapesDataset": ("cityscapes", 500),
-    "ADE20KDataset": ("ade20k", 2000),
-}
 MISSING_FILES = ("no image", "no mask")
 """Kinds of problems that are about one sample's missing files."""
 LabelLookup = Mapping[int, int] | Sequence[int] | np.ndarray
@@ -40,8 +31,8 @@ def check_places(dataset_cfg: Mapping[str, Any]) -> list[Problem]:
     For use before the data set is built: mmseg's classes stop there with bare assertions.
     """
     root = dataset_cfg.get("data_root") or ""
-    name = BENCHMARKS.get(str(dataset_cfg.get("type")), (None,))[0]
-    mend = f"run `python datasets/prepare.py {name}`, or correct" if name else "correct"
+    prepare = _how_to_prepare(str(dataset_cfg.get("type")))
+    mend = f"{prepare}, or correct" if prepare else "correct"
     prefix = dataset_cfg.get("data_prefix") or {}
     wanted = [
         ("folder", os.path.isdir, f"data_prefix.{key}", prefix[key])
@@ -57,6 +48,14 @@ def check_places(dataset_cfg: Mapping[str, Any]) -> list[Problem]:
             message = f"expected a {what} here ({key}); {mend} data_root and {key} in the config"
             problems.append(Problem("error", path, message, "places"))
     return problems
+
+
+def _how_to_prepare(dataset_class: str) -> str:
+    known = by_dataset(dataset_class)
+    if known is None or not known.recipe:
+        return ""
+    checkout = (PROJECT_ROOT / "datasets" / "prepare.py").is_file()
+    return f"run `{'python datasets/prepare.py' if checkout else 'itaclip prepare'} {known.name}`"
 
 
 def build_dataset(dataset_cfg: Mapping[str, Any]) -> Any:
@@ -212,8 +211,7 @@ def _check_pairs(dataset: Any, samples: Sequence[Mapping[str, Any]]) -> list[Pro
 
 
 def _missing_mask(dataset: Any, mask: str, listing: "_Listing") -> Problem:
-    prepare = BENCHMARKS.get(type(dataset).__name__, (None,))[0]
-    hint = f"run `python datasets/prepare.py {prepare}`" if prepare else "add it"
+    hint = _how_to_prepare(type(dataset).__name__) or "add it"
     stem = os.path.basename(mask).removesuffix(dataset.seg_map_suffix)
     similar = listing.starting_with(os.path.dirname(mask), stem)
     if similar:
@@ -242,8 +240,8 @@ def _unpaired_masks(
 
 
 def _check_count(dataset: Any, count: int) -> list[Problem]:
-    name = type(dataset).__name__
-    benchmark, expected = BENCHMARKS.get(name, (None, None))
+    known = by_dataset(type(dataset).__name__)
+    expected = known.images.get("val") if known else None
     folders = Path(str(dataset.data_prefix.get("img_path"))).parts[-2:]
     is_val = (
         Path(dataset.ann_file).stem == "val"
@@ -254,7 +252,7 @@ def _check_count(dataset: Any, count: int) -> list[Problem]:
         return []
     where = dataset.ann_file or str(dataset.data_prefix.get("img_path"))
     message = (
-        f"{benchmark} val has {count} images instead of {expected}: scores are not comparable to "
+        f"{known.name} val has {count} images instead of {expected}: scores are not comparable to "
         "published ones"
     )
     return [Problem("warning", where, message)]

@@ -54,7 +54,7 @@ class LabelRules:
             InputError: a metric's settings would only fail, or count wrongly, at the end of a run.
         """
         for metric in metrics:
-            wrong = [name for name in metric.metrics if name not in _MEASURES]
+            wrong = [m for m in getattr(metric, "metrics", ()) if m not in _MEASURES]
             if wrong:
                 raise InputError(
                     f"test_evaluator.iou_metrics: {wrong[0]!r} is unknown; expected a list of "

@@ -28,6 +28,7 @@ from ..runtime.config import (
 )
 from ..runtime.files import one_line, resolve_path
 from ..runtime.tool import ProcessLostError, Stopped, run_tool
+from .boundary import BoundaryIoUMetric
 from .distributed import Processes, main_first, processes
 from .hooks import OverlayHook
 from .identity import identity
@@ -202,9 +203,10 @@ class CheckLabelsHook(Hook):
         self.skip = skip
 
     def before_test(self, runner: Runner) -> None:
-        metrics = [m for m in runner.test_loop.evaluator.metrics if isinstance(m, IoUMetric)]
+        kinds = IoUMetric | BoundaryIoUMetric
+        metrics = [m for m in runner.test_loop.evaluator.metrics if isinstance(m, kinds)]
         rules = None
-        if any(not metric.format_only for metric in metrics):
+        if any(not getattr(metric, "format_only", False) for metric in metrics):
             classes = len(runner.test_dataloader.dataset.metainfo["classes"])
             rules = LabelRules.of(metrics, classes)
         model = getattr(runner.model, "module", runner.model)

@@ -11,23 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ..clip_model import OPENAI_MODELS
-from ..data.check import BENCHMARKS as CHECKED
+from ..data.benchmarks import BENCHMARKS as TABLE
+from ..data.benchmarks import by_dataset, by_label
 from ..errors import InputError
 from ..runtime.files import PROJECT_ROOT, resolve_path
 
-# The benchmarks in the papers' order, and the data set class of each.
-BENCHMARKS = {
-    "VOC21": "PascalVOCDataset",
-    "Context60": "PascalContextDataset",
-    "COCO-Object": "COCOObject164kDataset",
-    "VOC20": "VOC20Dataset",
-    "Cityscapes": "CityscapesDataset",
-    "Context59": "PascalContextDataset59",
-    "ADE20K": "ADE20KDataset",
-    "COCO-Stuff": "COCOStuffDataset",
-    "Storybook": "StorybookDataset",
-}
-_STORYBOOK_IMAGES = 200
+# Name in the papers' tables → data set class, in the papers' order.
+BENCHMARKS = {row.label: row.dataset for row in TABLE.values()}
 PAPER_WEIGHTS = "ViT-B/16"
 
 
@@ -85,14 +75,14 @@ PUBLISHED = (
 
 def benchmark_of(dataset_class: str) -> str | None:
     """A data set class's name in the papers' tables; None for data of one's own."""
-    return next((name for name, known in BENCHMARKS.items() if known == dataset_class), None)
+    known = by_dataset(dataset_class)
+    return known.label if known else None
 
 
 def expected_images(benchmark: str | None) -> int | None:
     """Number of images in the split that the papers evaluate; None if unknown."""
-    if benchmark == "Storybook":
-        return _STORYBOOK_IMAGES
-    return CHECKED.get(BENCHMARKS.get(benchmark, ""), (None, None))[1]
+    known = by_label(benchmark)
+    return (known.images.get("val") or known.images["test"]) if known else None
 
 
 # ---- settings: this run against the shipped config ----------------------------------------------
@@ -132,13 +122,11 @@ def shipped_config(path: Path, paper: Mapping[str, Any]) -> Path | None:
     folder = PROJECT_ROOT / "configs"
     if path.resolve().is_relative_to(folder):
         return path
-    if not paper:
+    known = by_label(paper.get("benchmark")) if paper else None
+    if known is None:
         return None
-    for candidate in sorted(folder.rglob("cfg_*.py")):
-        text = candidate.read_text(encoding="utf-8")
-        if all(f'"{paper.get(key)}"' in text for key in ("method", "benchmark")):
-            return candidate
-    return None
+    candidate = PROJECT_ROOT / known.config(str(paper.get("method")))
+    return candidate if candidate.is_file() else None
 
 
 def project_path(path: Path) -> str:

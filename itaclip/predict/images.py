@@ -3,6 +3,7 @@
 An image is an array (H, W, 3) uint8, RGB. Evaluations read their images with mmcv instead.
 """
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import glob, has_magic
@@ -31,7 +32,7 @@ def read_image(source: object, name: str | None = None) -> np.ndarray:
       ``image[..., ::-1]``.
 
     Args:
-        source: a path, a Pillow image or an array.
+        source: a path, the bytes of a file, a Pillow image or an array.
         name: what messages call it; None takes the path, or ``'image'``.
 
     Returns:
@@ -45,13 +46,16 @@ def read_image(source: object, name: str | None = None) -> np.ndarray:
         with _readable(name), Image.open(Path(source).expanduser()) as picture:
             return _from_pillow(picture, name)
     name = name or "image"
+    if isinstance(source, bytes):
+        with _readable(name), Image.open(io.BytesIO(source)) as picture:
+            return _from_pillow(picture, name)
     if isinstance(source, Image.Image):
         with _readable(name):
             return _from_pillow(source, name)
     if isinstance(source, np.ndarray):
         return _from_array(source, name)
     raise InputError(
-        f"{name}: expected a path, a Pillow image or a numpy array, but got "
+        f"{name}: expected a path, bytes, a Pillow image or a numpy array, but got "
         f"{type(source).__name__}; convert it first."
     )
 
@@ -184,6 +188,34 @@ def resize(
     strongly = min(target) * 2 < min(size)
     method = cv2.INTER_AREA if strongly else cv2.INTER_LINEAR
     return cv2.resize(image, target[::-1], interpolation=method)
+
+
+def fit(
+    image: np.ndarray,
+    short_side: int | None,
+    max_long_side: int | None,
+    patch: int,
+    source: str = "image",
+) -> np.ndarray:
+    """A picture at the size that the network sees; fitting it again changes nothing.
+
+    Args:
+        image: (H, W, 3) uint8.
+        short_side, max_long_side: as for :func:`resize`.
+        patch: side of the network's patches, in pixels.
+        source: what the message calls it.
+
+    Raises:
+        InputError: a side is shorter than a patch.
+    """
+    resized = resize(image, short_side, max_long_side)
+    if min(resized.shape[:2]) < patch:
+        before, after = ("x".join(map(str, p.shape[:2])) for p in (image, resized))
+        raise InputError(
+            f"{source}: its {before} pixels (height x width) come to {after} in the network, "
+            f"but it needs {patch} at least on each side; enlarge, crop or pad the picture."
+        )
+    return resized
 
 
 def find_images(pattern: str | Path) -> list[Path]:

@@ -19,7 +19,7 @@ from ..recipes.base import keys_of
 from ..runtime.batches import trim_memory
 from ..runtime.pictures import class_colours
 from ..segmentor import DenseFeatures, ITACLIPSegmentor
-from .images import find_images, read_image, resize, resized_shape, source_of
+from .images import find_images, fit, read_image, resized_shape, source_of
 from .segmentation import Segmentation
 from .words import BACKGROUND, make_vocabulary
 
@@ -126,14 +126,8 @@ class Segmenter:
         Raises:
             InputError: a side is shorter than a patch.
         """
-        resized = resize(pixels, self.short_side, self.max_long_side)
         patch = self.segmentor.image_encoder.patch_size
-        if min(resized.shape[:2]) < patch:
-            before, after = ("x".join(map(str, p.shape[:2])) for p in (pixels, resized))
-            raise InputError(
-                f"{source}: its {before} pixels (height x width) come to {after} in the network, "
-                f"but it needs {patch} at least on each side; enlarge, crop or pad the picture."
-            )
+        resized = fit(pixels, self.short_side, self.max_long_side, patch, source)
         bgr = torch.from_numpy(np.ascontiguousarray(resized[..., ::-1].transpose(2, 0, 1)))
         return self.segmentor.data_preprocessor({"inputs": [bgr]})["inputs"][0]
 
@@ -180,8 +174,14 @@ class Segmenter:
         Raises:
             InputError: the picture or the words cannot be used.
         """
-        segmentor = self._with_words(classes, background, auxiliary_texts, aux_text_weight)
-        segmentor = _with_thresholds(segmentor, classes is None, prob_thd, area_thd)
+        segmentor = self.segmentor_for(
+            classes,
+            background=background,
+            auxiliary_texts=auxiliary_texts,
+            aux_text_weight=aux_text_weight,
+            prob_thd=prob_thd,
+            area_thd=area_thd,
+        )
         segmentor.return_scores = scores
         encoded = self.encode(image)
         size = encoded.image.shape[:2]
@@ -191,12 +191,29 @@ class Segmenter:
         names = vocabulary.first_names
         return Segmentation(
             encoded.image,
-            _enlarged(labels.cpu().numpy().astype(np.int32), size),
-            None if values is None else _enlarged(values.float().cpu().numpy(), size),
+            enlarged(labels.cpu().numpy().astype(np.int32), size),
+            None if values is None else enlarged(values.float().cpu().numpy(), size),
             (BACKGROUND, *names[1:]) if vocabulary.background else names,
             class_colours(vocabulary.num_classes, vocabulary.background),
             encoded.source,
         )
+
+    def segmentor_for(
+        self,
+        classes: Classes | None = None,
+        *,
+        background: Background = None,
+        auxiliary_texts: Mapping[str, str] | None = None,
+        aux_text_weight: float | None = None,
+        prob_thd: float | None = None,
+        area_thd: float | None = None,
+    ) -> ITACLIPSegmentor:
+        """The segmentor behind :meth:`segment` with these words and thresholds, on its own.
+
+        Args, Raises: as of :meth:`segment`.
+        """
+        segmentor = self._with_words(classes, background, auxiliary_texts, aux_text_weight)
+        return _with_thresholds(segmentor, classes is None, prob_thd, area_thd)
 
     def _with_words(
         self,
@@ -275,7 +292,7 @@ class Segmenter:
         return self.segment_batch(find_images(folder), classes, on_error=on_error, **options)
 
 
-def _enlarged(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def enlarged(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Labels (h, w), by the nearest, or scores (h, w, C), bilinearly, at (H, W)."""
     if array.shape[:2] == size:
         return array

@@ -20,7 +20,9 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
+_PACKAGE = Path(__file__).resolve().parents[1]
+PROJECT_ROOT = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
+"""Where configs/ and aux_texts/ lie: inside the package in a wheel, beside it in a checkout."""
 MAX_TEXT = 64 << 20
 """Bytes of a text file; the names of a million classes are less."""
 _MAX_CHARACTERS = 300  # of another library's message
@@ -48,6 +50,23 @@ def resolve_path(path: str | Path, key: str) -> Path:
             return place
     where = " nor ".join(str(place) for place in dict.fromkeys(places))
     raise InputError(f"{key}: expected an existing file, but there is none at {where}.")
+
+
+def shipped_file(path: str | Path) -> str:
+    """The absolute path of a file that ships with the project, for a config that inherits it.
+
+    ``_base_ = __import__("itaclip").shipped_file("configs/cfg_voc21.py")`` in a config of your own.
+
+    Args:
+        path: relative to the project's root, such as ``configs/cfg_voc21.py``.
+
+    Raises:
+        InputError: no such file ships.
+    """
+    place = PROJECT_ROOT / path
+    if not place.is_file():
+        raise InputError(f"{path}: no such file ships with the project, in {PROJECT_ROOT}.")
+    return str(place)
 
 
 # ---- messages -----------------------------------------------------------------------------------

@@ -253,7 +253,7 @@ def test_preparation_fetches_what_is_missing(server, tmp_path, monkeypatch, caps
     true = "sha1:" + hashlib.sha1(server.content).hexdigest()
     monkeypatch.setattr(ade, "ARCHIVE", dataclasses.replace(ade.ARCHIVE, checksum=true))
     assert prepare_benchmarks(["ade20k"], Settings(**options)) == 0
-    mask = tmp_path / "data" / ade.TREE / "annotations/validation/ADE_val_00000002.png"
+    mask = tmp_path / "data/ade/ADEChallengeData2016/annotations/validation/ADE_val_00000002.png"
     assert (mini_datasets.read(mask) == mini_datasets.ADE_MASKS["ADE_val_00000002"]).all()
     # The archive may go once it is extracted: nothing is fetched again.
     (tmp_path / "data/downloads/ADEChallengeData2016.zip").unlink()

@@ -10,7 +10,6 @@ from .paired import PairedSplit, Route, prepare_split
 from .settings import Settings
 from .sources import Part
 
-TREE = "ade/ADEChallengeData2016"
 ARCHIVE = Download(
     # Not the "full ADE20K", whose folders and label images are different.
     file_name="ADEChallengeData2016.zip",

@@ -19,7 +19,6 @@ from .paired import PairedSplit, Route, output_labels, prepare_split
 from .settings import Settings
 from .sources import Part
 
-TREE = "cityscapes"
 REGISTER = "register at https://www.cityscapes-dataset.com, download {}"
 IMAGE_ARCHIVE = Download(
     "leftImg8bit_trainvaltest.zip",

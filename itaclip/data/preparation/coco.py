@@ -15,7 +15,6 @@ from .paired import PairedSplit, Route, output_labels, prepare_split
 from .settings import Settings
 from .sources import Part
 
-TREE = "coco_stuff164k"
 IMAGE_ARCHIVES = {
     "val": Download(
         file_name="val2017.zip",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...errors import InputError
-from .benchmarks import BENCHMARKS, Benchmark
+from ..benchmarks import BENCHMARKS, PREPARED, Benchmark
 from .manifest import SplitReport, manifest_path, read_manifest, write_manifest
 from .settings import Settings
 
@@ -95,8 +95,8 @@ def prepare_benchmarks(names: Sequence[str], settings: Settings) -> int:
     failures: dict[Callable[..., list[SplitReport]], InputError] = {}
     for name in dict.fromkeys(names):
         benchmark = BENCHMARKS[name]
-        tree = settings.data_root / benchmark.tree
-        recipe = benchmark.prepare
+        tree = settings.data_root / benchmark.folder
+        recipe = benchmark.prepare()
         if recipe not in reports and recipe not in failures:
             settings.remembered = _remembered_places(settings.data_root)
             try:
@@ -128,8 +128,8 @@ def finish(
 def _remembered_places(data_root: Path) -> list[Path]:
     """Return raw folders that earlier runs used, so that they need not be named again."""
     places = []
-    for name, benchmark in BENCHMARKS.items():
-        manifest = read_manifest(manifest_path(data_root / benchmark.tree, name))
+    for name in PREPARED:
+        manifest = read_manifest(manifest_path(data_root / BENCHMARKS[name].folder, name))
         for entry in manifest.get("splits", {}).values():
             with contextlib.suppress(KeyError, TypeError):
                 places.append(Path(entry["raw"]))

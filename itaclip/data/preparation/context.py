@@ -26,7 +26,6 @@ from .settings import Settings
 from .sources import Part, extract, fetch_raw, find_file, provide_folder, read_small_file
 from .voc import parse_list, write_list
 
-TREE = "VOCdevkit/VOC2010"
 MASKS_FOLDER = "SegmentationClassContext"
 LISTS_FOLDER = "ImageSets/SegmentationContext"
 ARCHIVE = Download(

@@ -12,7 +12,6 @@ from .manifest import SplitReport
 from .settings import Settings
 from .sources import Part, provide_folder, read_small_file
 
-TREE = "VOCdevkit/VOC2012"
 ARCHIVE = Download(
     file_name="VOCtrainval_11-May-2012.tar",
     url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",

@@ -1,0 +1,31 @@
+"""All that is registered with mmseg: the segmentor, data sets, transforms, metrics, hooks.
+
+mmseg's registries import this module when they first look something up (see
+:mod:`itaclip.runtime.mmseg_hook`), so that ``custom_imports = dict(imports=['itaclip'])`` in a
+config is enough.
+"""
+
+import contextlib
+import importlib.util
+import sys
+import warnings
+
+from .errors import InputError
+
+for _name in ("mmcv", "mmseg"):
+    if importlib.util.find_spec(_name) is None:
+        raise InputError(
+            f"evaluations and mmseg's own tools need {_name}, which is not installed; run "
+            "`pip install 'itaclip[mmseg]'`, or install your own mmsegmentation and mmcv."
+        )
+
+# Standard output stays free for results, and a layer that is missing is not used here.
+with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformable")
+    import mmseg.datasets
+    import mmseg.models  # noqa: F401
+
+from .data import datasets, label_files, loading  # noqa: E402, F401
+from .data_preprocessor import CLIPDataPreprocessor  # noqa: E402, F401
+from .evaluation import hooks  # noqa: E402, F401
+from .segmentor import ITACLIPSegmentor  # noqa: E402, F401
