@@ -1,21 +1,20 @@
-"""Name, folder or file → verified weights → one tower."""
+"""Name, repository, folder or file → verified weights → one tower that knows itself."""
 
-from .load import (
-    OPENAI_MODELS,
-    SHIPPED_MODELS,
-    build_clip,
-    cache_folder,
-    clip_module,
-    fetch_openai,
-    load_clip,
-)
+from .facts import Facts
+from .load import build_clip, facts_of, load_clip, openai_twin
+from .openai_clip import clip_module
+from .sources import OPENAI_MODELS, SHIPPED_MODELS, cache_folder, fetch_openai, model_folder
 
 __all__ = [
     "OPENAI_MODELS",
     "SHIPPED_MODELS",
+    "Facts",
     "build_clip",
     "cache_folder",
     "clip_module",
+    "facts_of",
     "fetch_openai",
     "load_clip",
+    "model_folder",
+    "openai_twin",
 ]
