@@ -3,6 +3,7 @@ from .data.label_files import LoadMappedAnnotations, SaveLabels
 from .data.loading import LoadCheckedAnnotations, LoadCheckedImage
 from .data_preprocessor import CLIPDataPreprocessor
 from .errors import BadSampleError, InputError
+from .evaluation.boundary import BoundaryIoUMetric
 from .evaluation.hooks import CheckClassesHook, OverlayHook, TrimMemoryHook
 from .predict.load import EncodedImage, Segmenter, load
 from .predict.segmentation import Segmentation
@@ -12,6 +13,7 @@ from .vocabulary import Vocabulary
 
 __all__ = [
     "BadSampleError",
+    "BoundaryIoUMetric",
     "CLIPDataPreprocessor",
     "COCOObject164kDataset",
     "CheckClassesHook",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .errors import InputError
+from .runtime.files import read_text
 
 ClassNames = tuple[tuple[str, ...], ...]
 AuxiliaryEntries = dict[str, tuple[str, int]]
@@ -244,29 +244,7 @@ def shortened(text: str, limit: int = 60) -> str:
 
 def _read_lines(path: str | Path) -> list[str]:
     """The lines of a UTF-8 file with or without BOM and with any line ends."""
-    try:
-        size = os.path.getsize(path)
-        raw = Path(path).read_bytes() if size <= _MAX_BYTES else b""
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path}: cannot be read ({reason}).") from None
-    if size > _MAX_BYTES:
-        raise InputError(
-            f"{path}: has {size / 1e6:.0f} MB, but a text file of names has less than "
-            f"{_MAX_BYTES / 1e6:.0f} MB. Give another file."
-        )
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        guess = " (it looks like UTF-16)" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        raise InputError(
-            f"{path}:{line}: expected UTF-8 text, but byte 0x{raw[error.start]:02x} is not{guess}. "
-            "Save the file as UTF-8."
-        ) from None
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return read_text(path, _MAX_BYTES).split("\n")
 
 
 def _numbered(lines: Iterable[str], source: str) -> list[tuple[str, str]]:

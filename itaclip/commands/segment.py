@@ -7,20 +7,24 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..predict.images import find_images
+from ..predict.outputs import FORMATS, Exporter, Options
 from ..predict.segmentation import Segmentation
 from ..runtime.files import write_whole
 from ..runtime.outputs import check_outputs
 from ..runtime.pictures import picture_format
 from .options import add_model_options, add_word_options, load_model, outputs, words
 
+_FOLDER = "segmented"
 _EXAMPLES = """examples:
   python -m itaclip segment photo.jpg --classes "cat; remote control; sofa, couch" --out result.png
   python -m itaclip segment photos/ "more/**/*.jpg" --classes "car; person" --surroundings --out out
   python -m itaclip segment photo.jpg --classes "sky; sea" --mask labels.png --json areas.json
   python -m itaclip segment docs/scene.png --model storybook-tiny --classes "sky; sea; boat; tree"
+  python -m itaclip segment photos --classes "car; person" --format labelme,coco --out results
 
-Without --out, --mask and --json, the picture goes to PHOTO_segmented.png in the current folder.
-A picture that cannot be read is left out and listed; the exit code is then 1, or 2 if all are."""
+Without --out, --mask, --json and --format, the picture goes to PHOTO_segmented.png in the current
+folder. A picture that cannot be read is left out and listed; the exit code is then 1, or 2 if all
+are."""
 
 
 def add_to(subparsers: argparse._SubParsersAction) -> None:
@@ -44,6 +48,28 @@ def add_to(subparsers: argparse._SubParsersAction) -> None:
     )
     group.add_argument(
         "--mask", metavar="PATH", help="labels as PNG whose values are class numbers; likewise"
+    )
+    group.add_argument(
+        "--format",
+        type=_formats,
+        default=[],
+        metavar="NAMES",
+        help=f"formats of other tools, separated by commas, out of {', '.join(FORMATS)}; --out is "
+        "then the folder for them",
+    )
+    group.add_argument(
+        "--tolerance",
+        type=float,
+        default=Options.tolerance,
+        metavar="PIXELS",
+        help="how far polygons may leave the edge; 0 follows every pixel; default: %(default)s",
+    )
+    group.add_argument(
+        "--min-area",
+        type=int,
+        default=Options.min_area,
+        metavar="PIXELS",
+        help="smaller pieces are left out of shapes and instances; default: %(default)s",
     )
     group.add_argument(
         "--json",
@@ -80,6 +106,8 @@ def run(args: argparse.Namespace) -> None:
     if not 0 <= args.opacity <= 1:
         raise InputError(f"--opacity: expected a number from 0 to 1, but got {args.opacity:g}.")
     pictures, masks = _targets(args, images)
+    options = Options(args.min_area, args.tolerance, args.opacity)
+    exporter = Exporter(args.format, images, args.out or _FOLDER, options)
     asked = words(args)
     model = load_model(args)
     log = sys.stderr if args.json == "-" else sys.stdout
@@ -96,7 +124,7 @@ def run(args: argparse.Namespace) -> None:
         **asked,
         prob_thd=args.prob_thd,
         area_thd=args.area_thd,
-        scores=args.json is not None,
+        scores=args.json is not None or exporter.needs_scores,
         on_error=left_out,
     )
     try:
@@ -106,10 +134,13 @@ def run(args: argparse.Namespace) -> None:
                 written.append(result.save(pictures[Path(result.source)], args.opacity))
             if masks:
                 written.append(result.save_mask(masks[Path(result.source)]))
+            written += exporter.write(result)
             if args.json is not None:
                 entries.append(result.as_dict())
             print(_line(result, written), file=log, flush=True)
     finally:  # interrupted too, what was found is kept
+        for path in exporter.finish():
+            print(path, file=log)
         if args.json is not None and entries:
             _write_json(entries, args.json)
     if bad:
@@ -124,9 +155,9 @@ def _targets(
     args: argparse.Namespace, images: list[Path]
 ) -> tuple[dict[Path, Path], dict[Path, Path]]:
     """Picture → where its overlay and its mask go; empty where they are not asked for."""
-    out = args.out
-    if out is None and args.mask is None and args.json is None:
-        out = f"{images[0].stem}_segmented.png" if len(images) == 1 else "segmented"
+    out = None if args.format else args.out
+    if out is None and args.mask is None and args.json is None and not args.format:
+        out = f"{images[0].stem}_segmented.png" if len(images) == 1 else _FOLDER
     pictures = {} if out is None else dict(zip(images, outputs(images, out), strict=True))
     masks = {} if args.mask is None else dict(zip(images, outputs(images, args.mask), strict=True))
     for path in pictures.values():
@@ -140,6 +171,17 @@ def _targets(
     inputs = [path for path in (args.class_file, args.config) if path is not None]
     check_outputs([*pictures.values(), *masks.values(), *files], images, inputs)
     return pictures, masks
+
+
+def _formats(text: str) -> list[str]:
+    """Names of formats separated by commas, for argparse."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    wrong = [name for name in names if name not in FORMATS] or ([] if names else [text])
+    if wrong:
+        raise argparse.ArgumentTypeError(
+            f"expected names out of {', '.join(FORMATS)}, but got {wrong[0]!r}"
+        )
+    return names
 
 
 def _line(result: Segmentation, written: list[Path]) -> str:

@@ -15,11 +15,13 @@ H, W: height and width in pixels.
 """
 
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import mmcv
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
@@ -29,14 +31,20 @@ from mmseg.registry import TRANSFORMS
 from PIL import Image
 
 from ..errors import BadSampleError, InputError
-from ..runtime.files import one_line
+from ..runtime.decoding import (
+    MAX_PIXELS,
+    UNREADABLE,
+    bits_of,
+    check_bits,
+    open_picture,
+    to_eight_bits,
+    white_of,
+    wide_values,
+)
+from ..runtime.files import one_line, open_regular
 
-# 10,000 x 10,000 pixels; one image of that size takes 300 MB before the model sees it.
-MAX_PIXELS = 100_000_000
 # Pillow's names of pictures with one number per pixel; a palette's numbers are its indices.
 LABEL_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L", "I;16N")
-# What Pillow raises at damaged files of its many formats.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError)
 _ZEROS = 512  # bytes; a shorter run at the end of a file may be padding
 
 
@@ -46,14 +54,17 @@ class LoadCheckedImage(LoadImageFromFile):
 
     Args:
         max_pixels: images with more pixels (H·W) are refused before they are decoded.
+        bits: that images of 16 bits really have, 8 to 16; None takes 16, and refuses images whose
+            values stay below a quarter of that.
         kwargs: as in mmcv; the backend is always OpenCV.
 
     Raises:
         InputError: a limit that is no integer from 1, or another backend.
     """
 
-    def __init__(self, max_pixels: int = MAX_PIXELS, **kwargs) -> None:
+    def __init__(self, max_pixels: int = MAX_PIXELS, bits: int | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
+        check_bits(bits, "LoadCheckedImage.bits")
         if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
             raise InputError(
                 "LoadCheckedImage: expected max_pixels to be an integer from 1, but got "
@@ -64,15 +75,15 @@ class LoadCheckedImage(LoadImageFromFile):
                 "LoadCheckedImage: expected imdecode_backend='cv2', but got "
                 f"{self.imdecode_backend!r}; take LoadImageFromFile for other backends."
             )
-        self.max_pixels = max_pixels
+        self.max_pixels, self.bits = max_pixels, bits
 
     def transform(self, results: dict) -> dict:
         """Adds ``img`` (H, W, 3) BGR uint8, ``img_shape`` and ``ori_shape``."""
         path = results["img_path"]
         content = _content(path, "image", "img_suffix", self.backend_args, self.file_client_args)
-        check_image(content, path, self.max_pixels)
+        check_image(content, path, self.max_pixels, self.bits)
         try:
-            image = mmcv.imfrombytes(content, flag=self.color_type, backend="cv2")
+            image = self._decoded(content)
         except Exception as error:  # cv2.error and what mmcv makes of it
             raise _damaged(path, "image", error) from error
         if image is None:
@@ -80,6 +91,14 @@ class LoadCheckedImage(LoadImageFromFile):
         results["img"] = image.astype(np.float32) if self.to_float32 else image
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
         return results
+
+    def _decoded(self, content: bytes) -> np.ndarray | None:
+        if self.bits is not None:
+            flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+            if image is not None and image.dtype == np.uint16:
+                return to_eight_bits(image, (1 << int(self.bits)) - 1)
+        return mmcv.imfrombytes(content, flag=self.color_type, backend="cv2")
 
 
 @TRANSFORMS.register_module()
@@ -124,14 +143,18 @@ class LoadCheckedAnnotations(LoadAnnotations):
         results["seg_fields"].append("gt_seg_map")
 
 
-def check_image(content: bytes, path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def check_image(
+    content: bytes, path: str | Path, max_pixels: int = MAX_PIXELS, bits: int | None = None
+) -> tuple[int, int]:
     """Decodes a picture as cheaply as possible and returns its (H, W), as EXIF says it is seen.
 
     Raises:
-        BadSampleError: empty, no picture, cut off, damaged, or more than ``max_pixels`` pixels.
+        BadSampleError: empty, no picture, cut off, damaged, more than ``max_pixels`` pixels, or 16
+            bits of which only the lower ones are used (see :func:`white_of`).
     """
-    with open_picture(content, path, "image", max_pixels) as picture:
+    with opened(content, path, "image", max_pixels) as picture:
         width, height = picture.size
+        wide = bits_of(picture) == 16
         picture.draft("L", (1, 1))  # a JPEG is decoded at an eighth of its size
         picture.load()
         turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
@@ -139,6 +162,17 @@ def check_image(content: bytes, path: str | Path, max_pixels: int = MAX_PIXELS) 
     cut = len(content) - len(filled) >= _ZEROS and b"\xff\xd9" not in filled[-64:]
     if picture.format == "JPEG" and cut:
         raise _damaged(path, "image", "its end is filled with zeros")
+    values = wide_values(content) if wide else None
+    if values is not None:
+        remedy = (
+            "take dict(type='LoadCheckedImage', bits={bits}) in the pipeline, or bits=16 if it is "
+            "so dark."
+        )
+        colours = values[..., :3] if values.ndim == 3 else values
+        try:
+            white_of(colours, bits, str(path), remedy)
+        except InputError as error:
+            raise BadSampleError(str(error), str(path)) from None
     return (width, height) if turned else (height, width)
 
 
@@ -158,7 +192,7 @@ def read_labels(
             pixel.
     """
     content = _content(path, "mask", "seg_map_suffix", backend_args)
-    with open_picture(content, path, "mask", max_pixels) as picture:
+    with opened(content, path, "mask", max_pixels) as picture:
         mode = picture.mode
         labels = np.asarray(picture) if mode in LABEL_MODES else None
     if labels is None:
@@ -179,6 +213,9 @@ def _content(
     file_client_args: dict | None = None,
 ) -> bytes:
     try:
+        if backend_args is None and file_client_args is None and os.path.exists(path):
+            with open_regular(path) as file:  # not what never ends
+                return file.read()
         if file_client_args is not None:
             return fileio.FileClient.infer_client(file_client_args, path).get(path)
         return fileio.get(str(path), backend_args=backend_args)
@@ -187,6 +224,8 @@ def _content(
             f"{path}: the {what} does not exist; add it, or correct {suffix_key} or data_prefix.",
             str(path),
         ) from None
+    except InputError as error:
+        raise BadSampleError(str(error), str(path)) from None
     except OSError as error:
         raise BadSampleError(
             f"{path}: the {what} cannot be read ({error.strerror or error}); make it readable.",
@@ -195,7 +234,7 @@ def _content(
 
 
 @contextmanager
-def open_picture(
+def opened(
     content: bytes, path: str | Path, what: str, max_pixels: int = MAX_PIXELS
 ) -> Iterator[Image.Image]:
     """Opens a picture with Pillow.
@@ -210,9 +249,8 @@ def open_picture(
     """
     if not content:
         raise _damaged(path, what, "it is empty")
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the limit here is another one
     try:
-        with Image.open(io.BytesIO(content)) as picture:
+        with open_picture(io.BytesIO(content)) as picture:
             width, height = picture.size
             if width * height > max_pixels:
                 raise BadSampleError(
@@ -228,8 +266,6 @@ def open_picture(
         raise _damaged(path, what, "it is no picture of a known format") from error
     except UNREADABLE as error:
         raise _damaged(path, what, error) from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _damaged(path: str | Path, what: str, reason: BaseException | str) -> BadSampleError:

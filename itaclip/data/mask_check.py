@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import BadSampleError
+from ..errors import BadSampleError, InputError
+from ..runtime.files import open_regular
 from .check import LabelLookup, configured_lookup, load_samples, transforms_of
-from .loading import LABEL_MODES, MAX_PIXELS, check_image, open_picture
+from .loading import LABEL_MODES, MAX_PIXELS, check_image, opened
 from .problems import Problem
 
 
@@ -146,9 +146,10 @@ def _image_size(path: str, max_pixels: int) -> tuple[tuple[int, int] | None, Pro
 
 def _content(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise BadSampleError(f"{path}: cannot be read ({error.strerror})", path) from error
+        with open_regular(path) as file:
+            return file.read()
+    except InputError as error:
+        raise BadSampleError(str(error), path) from error
 
 
 def _problem(path: str, error: BadSampleError, kind: str) -> Problem:
@@ -167,7 +168,7 @@ def _check_mask(
         return nothing, [Problem("error", path, message, kind)]
 
     try:
-        with open_picture(_content(path), path, "mask") as image:
+        with opened(_content(path), path, "mask") as image:
             if image.mode not in modes:
                 return wrong(_mode_message(image.mode), f"mode {image.mode}")
             if image.format == "JPEG":

@@ -4,29 +4,50 @@ An image is an array (H, W, 3) uint8, RGB. Evaluations read their images with mm
 """
 
 import io
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import glob, has_magic
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import InputError
+from ..runtime.decoding import (
+    MAX_PIXELS,
+    UNREADABLE,
+    bits_of,
+    check_bits,
+    open_picture,
+    to_eight_bits,
+    white_of,
+    wide_values,
+)
+from ..runtime.files import open_regular
 
 # Suffixes that folders are searched for; a single file may have any.
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_WHITE = 255.0
+# What EXIF's orientation 2 to 8 asks for: the axes swapped, then rows and columns from their end.
+_ORIENTATIONS = {
+    2: (False, 1, -1), 3: (False, -1, -1), 4: (False, -1, 1), 5: (True, 1, 1),
+    6: (True, 1, -1), 7: (True, -1, -1), 8: (True, -1, 1),
+}  # fmt: skip
+_EXIF_ORIENTATION = 0x0112
+_STRIP = 1 << 22  # pixels that are converted at a time
 
 
-def read_image(source: object, name: str | None = None) -> np.ndarray:
+def read_image(source: object, name: str | None = None, bits: int | None = None) -> np.ndarray:
     """Any kind of picture as 8-bit RGB.
 
     * Files and Pillow images are turned as their EXIF orientation says; of several frames the first
-      is taken; palettes are looked up.
+      is taken; palettes are looked up. Files have at most 100 million pixels.
     * What is transparent is laid on white.
-    * 16-bit values are divided by 257, floats from 0 to 1 multiplied by 255, and rounded.
+    * Wider integers are brought to 8 bits, 16 of them divided by 257; floats from 0 to 1 are
+      multiplied by 255; both are rounded.
     * Arrays are (H, W) or (H, W, 1) grey, (H, W, 2) grey with alpha, (H, W, 3) RGB or (H, W, 4)
       RGBA, of uint8, uint16, bool or float; OpenCV's BGR is for the caller to turn:
       ``image[..., ::-1]``.
@@ -34,6 +55,8 @@ def read_image(source: object, name: str | None = None) -> np.ndarray:
     Args:
         source: a path, the bytes of a file, a Pillow image or an array.
         name: what messages call it; None takes the path, or ``'image'``.
+        bits: that values of more than 8 bits really have, 8 to 16, such as 12 for a camera's in a
+            file of 16; None takes 16, and refuses values that stay below a quarter of that.
 
     Returns:
         (H, W, 3) uint8.
@@ -41,23 +64,41 @@ def read_image(source: object, name: str | None = None) -> np.ndarray:
     Raises:
         InputError: no such file, not a picture, a damaged one, or values that mean nothing.
     """
+    check_bits(bits)
     if isinstance(source, str | Path):
         name = name or str(source)
-        with _readable(name), Image.open(Path(source).expanduser()) as picture:
-            return _from_pillow(picture, name)
+        refuse_address(source)
+        path = Path(source).expanduser()
+        if os.path.isdir(path):  # Path.is_dir raises at names that are too long
+            raise InputError(f"{name}: expected an image file, but this is a folder.")
+        with _readable(name), open_regular(path, name) as file:
+            return _from_pillow(open_picture(file), name, bits, file)
     name = name or "image"
     if isinstance(source, bytes):
-        with _readable(name), Image.open(io.BytesIO(source)) as picture:
-            return _from_pillow(picture, name)
+        with _readable(name), io.BytesIO(source) as file:
+            return _from_pillow(open_picture(file), name, bits, file)
     if isinstance(source, Image.Image):
         with _readable(name):
-            return _from_pillow(source, name)
+            return _from_pillow(source, name, bits)
     if isinstance(source, np.ndarray):
-        return _from_array(source, name)
+        return _from_array(source, name, bits)
     raise InputError(
         f"{name}: expected a path, bytes, a Pillow image or a numpy array, but got "
         f"{type(source).__name__}; convert it first."
     )
+
+
+def refuse_address(path: str | Path) -> None:
+    """Says of an address of the web that it is one.
+
+    Raises:
+        InputError: it is.
+    """
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", str(path)):
+        raise InputError(
+            f"{path}: this is an address, and nothing is fetched from the web; download the "
+            "picture and give its path."
+        )
 
 
 def source_of(image: object) -> str:
@@ -72,43 +113,81 @@ def _readable(name: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError(f"{name}: there is no such file; correct the path.") from None
-    except IsADirectoryError:
-        raise InputError(f"{name}: expected an image file, but this is a folder.") from None
-    except PermissionError:
-        raise InputError(f"{name}: the file may not be read; change its permissions.") from None
     except UnidentifiedImageError:
         raise InputError(
             f"{name}: this is no picture that can be read; save it as PNG or JPEG."
         ) from None
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: the picture is too large ({error}); shrink it.") from None
-    except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
+    except MemoryError:
+        raise InputError(f"{name}: the picture is too large for this memory; shrink it.") from None
+    except UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             f"{name}: the picture is damaged or incomplete ({reason}); save or fetch it again."
         ) from error
 
 
-def _from_pillow(picture: Image.Image, name: str) -> np.ndarray:
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
+def _from_pillow(
+    picture: Image.Image, name: str, bits: int | None, file: BinaryIO | None = None
+) -> np.ndarray:
+    """An opened picture; ``file``: where it lies, if it is not decoded yet."""
+    width, height = picture.size
+    if file is not None:
+        limit = min(MAX_PIXELS, 2 * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS))
+        if width * height > limit:
             raise InputError(
-                f"{name}: expected values of 8 or 16 bits, but they go from {values.min()} to "
-                f"{values.max()}; save the picture with 8 bits."
+                f"{name}: the picture is too large: {height}x{width} pixels (height x width) are "
+                f"more than {limit}; shrink it, or cut it into parts."
             )
-        return _from_array(values.astype(np.uint16), name)
-    if picture.mode == "F":
-        return _from_array(np.asarray(picture), name)
-    if picture.has_transparency_data:
-        return _from_array(np.asarray(picture.convert("RGBA")), name)
-    return np.array(picture.convert("RGB"))
+    wide_colours = file is not None and picture.mode in ("RGB", "RGBA") and bits_of(picture) == 16
+    orientation = picture.getexif().get(_EXIF_ORIENTATION)  # decodes some formats
+    if wide_colours:
+        pixels = _from_array(_wide_colours(file), name, bits)
+    elif picture.mode.startswith("I"):
+        values = np.asarray(picture)
+        low, high = int(values.min(initial=0)), int(values.max(initial=0))
+        if low < 0 or high > 65535:
+            raise InputError(
+                f"{name}: expected values of 8 or 16 bits, but they go from {low} to "
+                f"{high}; save the picture with 8 bits."
+            )
+        pixels = _from_array(values.astype(np.uint16), name, bits)
+    elif picture.mode == "F":
+        pixels = _from_array(np.asarray(picture), name, bits)
+    else:
+        pixels = _from_eight_bits(picture)
+    swapped, down, right = _ORIENTATIONS.get(orientation, (False, 1, 1))
+    turned = pixels.transpose(1, 0, 2) if swapped else pixels
+    return np.ascontiguousarray(turned[::down, ::right])
 
 
-def _from_array(array: np.ndarray, name: str) -> np.ndarray:
+def _wide_colours(file: BinaryIO) -> np.ndarray:
+    """Colours of 16 bits, of which Pillow keeps 8: (H, W, 3) or (H, W, 4) uint16."""
+    file.seek(0)
+    values = wide_values(file.read())
+    if values is None or values.ndim != 3:
+        raise ValueError("colours of 16 bits in a form that is not known")
+    order = cv2.COLOR_BGR2RGB if values.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+    return cv2.cvtColor(values, order)
+
+
+def _from_eight_bits(picture: Image.Image) -> np.ndarray:
+    """In strips, so that a picture takes little more than itself and its result."""
+    picture.load()
+    clear = picture.has_transparency_data
+    width, height = picture.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    step = max(1, _STRIP // max(width, 1))
+    for top in range(0, height, step):
+        box = (0, top, width, min(top + step, height))
+        strip = picture.crop(box).convert("RGBA" if clear else "RGB")
+        own = np.asarray(strip)
+        pixels[box[1] : box[3]] = _on_white(own[..., :3], own[..., 3:]) if clear else own
+    return pixels
+
+
+def _from_array(array: np.ndarray, name: str, bits: int | None = None) -> np.ndarray:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
         first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
         hint = "move the channels last: image.transpose(1, 2, 0)" if first else "reshape it"
@@ -118,25 +197,40 @@ def _from_array(array: np.ndarray, name: str) -> np.ndarray:
         )
     if array.size == 0:
         raise InputError(f"{name}: the array is empty, its shape is {array.shape}.")
-    values = _eight_bit(array, name)
-    if values.ndim == 2:
-        values = values[..., None]
-    colour, alpha = values, None
-    if values.shape[2] in (2, 4):
-        colour, alpha = values[..., :-1], values[..., -1:].astype(np.float32) / 255
-    if alpha is not None:
-        colour = (_WHITE + alpha * (colour - _WHITE)).round().astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(colour, (*colour.shape[:2], 3)))
+    if array.ndim == 2:
+        array = array[..., None]
+    clear = array.shape[2] in (2, 4)
+    white = _white(array[..., :-1] if clear else array, name, bits)
+    height, width = array.shape[:2]
+    pixels = np.empty((height, width, 3), np.uint8)
+    step = max(1, _STRIP // width)
+    for top in range(0, height, step):
+        strip = _eight_bit(array[top : top + step], white)
+        if clear:
+            strip = _on_white(strip[..., :-1], strip[..., -1:])
+        pixels[top : top + step] = strip
+    return pixels
 
 
-def _eight_bit(array: np.ndarray, name: str) -> np.ndarray:
-    """Values on the scale 0-255, uint8."""
+def _on_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """(…, C) and (…, 1) uint8 → (…, C) uint8."""
+    missing = (255 - colour).astype(np.float32) * alpha
+    return (255 - missing / 255).round().astype(np.uint8)
+
+
+def _white(array: np.ndarray, name: str, bits: int | None) -> int:
+    """The value that means white.
+
+    Raises:
+        InputError: values that mean nothing, or nearly nothing.
+    """
     if array.dtype == np.uint8:
-        return array
+        return 255
     if array.dtype == bool:
-        return array.astype(np.uint8) * 255
+        return 1
     if array.dtype == np.uint16:
-        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        remedy = "say bits={bits} (--bits {bits} on the command line), or 16 if it is so dark."
+        return white_of(array, bits, name, remedy)
     if array.dtype.kind == "f":
         low, high = array.min(), array.max()
         if not (np.isfinite(low) and np.isfinite(high) and low >= 0 and high <= 1):
@@ -144,11 +238,22 @@ def _eight_bit(array: np.ndarray, name: str) -> np.ndarray:
                 f"{name}: expected floats from 0 to 1, but they go from {low:g} to {high:g}; "
                 "divide them by their full scale, or give uint8."
             )
-        return (array.astype(np.float32) * 255).round().astype(np.uint8)
+        return 1
     raise InputError(
         f"{name}: expected uint8, uint16, bool or float values, but got {array.dtype}; for values "
         "from 0 to 255 give image.astype(np.uint8)."
     )
+
+
+def _eight_bit(array: np.ndarray, white: int) -> np.ndarray:
+    """Values on the scale 0-255, uint8."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    if array.dtype == np.uint16:
+        return to_eight_bits(array, white)
+    return (array.astype(np.float32) * 255).round().astype(np.uint8)
 
 
 def resized_shape(
@@ -224,9 +329,10 @@ def find_images(pattern: str | Path) -> list[Path]:
     Raises:
         InputError: there is none.
     """
+    refuse_address(pattern)
     text = str(Path(pattern).expanduser())
     path = Path(text)
-    if path.is_dir():
+    if os.path.isdir(path):
         found = [p for p in path.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES]
         if not found:
             raise InputError(
@@ -234,7 +340,7 @@ def find_images(pattern: str | Path) -> list[Path]:
                 "one, or a pattern such as 'folder/**/*.jpg'."
             )
         return sorted(found)
-    if path.exists() or not has_magic(text):
+    if os.path.exists(path) or not has_magic(text):
         return [path]
     found = [Path(p) for p in glob(text, recursive=True) if Path(p).is_file()]
     if not found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -169,6 +170,30 @@ class Segmentation:
         mask = Image.frombytes("P", indices.shape[::-1], indices.tobytes())
         mask.putpalette(np.asarray(self.palette, dtype=np.uint8).tobytes())
         return save_picture(path, mask)
+
+    def export(
+        self, formats: str | Sequence[str], folder: str | Path, **options: object
+    ) -> list[Path]:
+        """Writes the result in the formats of other tools.
+
+        Args:
+            formats: names out of :data:`itaclip.predict.outputs.FORMATS`, such as ``'coco'`` and
+                ``'labelme'``; a list, or a string with commas.
+            folder: below it each format has a folder or file of its own.
+            options: see :class:`itaclip.predict.outputs.Options`.
+
+        Returns:
+            The files.
+
+        Raises:
+            InputError: an unknown format, a missing package, or a file that would replace the
+                picture.
+        """
+        from .outputs import Exporter, Options
+
+        names = formats.split(",") if isinstance(formats, str) else formats
+        exporter = Exporter([n.strip() for n in names], [self.source], folder, Options(**options))
+        return [*exporter.write(self), *exporter.finish()]
 
 
 def _checked_opacity(opacity: float) -> float:

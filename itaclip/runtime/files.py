@@ -89,26 +89,33 @@ def reason_of(error: Exception) -> str:
 # ---- reading ------------------------------------------------------------------------------------
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path, name: str | None = None) -> BinaryIO:
     """Opens a file of a disk for reading; a pipe is never waited for, a device never read.
+
+    Args:
+        path: the file.
+        name: what messages call it; None takes the path.
 
     Raises:
         InputError: no such file, not a regular one, or not readable.
     """
+    name = path if name is None else name
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
+        raise InputError(f"{name}: no such file.") from None
     except (OSError, ValueError) as error:
         if os.path.isdir(path):  # Windows opens no folder
-            raise InputError(f"{path}: is a folder, but expected a file; give a file.") from None
-        raise InputError(f"{path}: cannot be read ({reason_of(error)}).") from None
+            raise InputError(
+                f"{name}: cannot be read (it is a folder, but expected a file); give a file."
+            ) from None
+        raise InputError(f"{name}: cannot be read ({reason_of(error)}).") from None
     mode = os.fstat(handle).st_mode
     if stat.S_ISREG(mode):
         return os.fdopen(handle, "rb")
     os.close(handle)
     kind = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device"
-    raise InputError(f"{path}: is {kind}, but expected a file; give a file.")
+    raise InputError(f"{name}: cannot be read (it is {kind}, but expected a file); give a file.")
 
 
 def read_bytes(path: str | Path, max_bytes: int = MAX_TEXT) -> bytes:
