@@ -31,6 +31,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.visual = visual.float().requires_grad_(False).eval()
         recipe.check_width(visual.conv1.out_channels)
+        recipe.check_cls(self.prefix > 0)
         self.recipe = recipe
         self.precision = precision
         self._lowered: tuple[tuple, nn.ModuleList] | None = None
@@ -38,6 +39,11 @@ class ImageEncoder(nn.Module):
     @property
     def patch_size(self) -> int:
         return self.visual.conv1.kernel_size[0]
+
+    @property
+    def prefix(self) -> int:
+        """p, tokens before the patches: 1 ([CLS]), or 0 in towers with a pooling head."""
+        return 0 if self.visual.class_embedding is None else 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -81,15 +87,16 @@ class ImageEncoder(nn.Module):
                 features of their first pass.
 
         Returns:
-            Patch features (B, h, w, E) and [CLS] features (B, E), fp32, not normalised.
+            Patch features (B, h, w, E) and the image's (B, E), [CLS]'s or the pooling head's, fp32,
+            not normalised.
         """
         tower = self.tower(images)
-        features = self._embedding(self.recipe.tokens(tower))
+        patches, image = self._read(self.recipe.tokens(tower), tower.grid)
         if self.recipe.needs_text and text is not None:
-            patches = features[:, 1:].unflatten(1, tower.grid)
             similarities = F.normalize(patches, dim=-1) @ text.T
-            features = self._embedding(self.recipe.tokens_again(tower, images, similarities))
-        return features[:, 1:].unflatten(1, tower.grid), features[:, 0]
+            again = self.recipe.tokens_again(tower, images, similarities)
+            patches, image = self._read(again, tower.grid)
+        return patches, image
 
     @torch.no_grad()
     def attention_maps(self, images: Tensor) -> Tensor:
@@ -111,14 +118,23 @@ class ImageEncoder(nn.Module):
             reads: what is kept of them; None keeps what the recipe reads.
         """
         grid, blocks = self.grid(images.shape[-2:]), self._blocks()
-        tower = Tower(blocks, grid, self.patch_size, self.embed(images, grid))
+        tower = Tower(blocks, grid, self.patch_size, self.embed(images, grid), self.prefix)
         reads = self.recipe.reads(len(blocks)) if reads is None else reads
         run_blocks(tower, reads, self.recipe.after_block)
         return tower
 
-    def _embedding(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) → (B, N, E)."""
-        return self.visual.ln_post(tokens) @ self.visual.proj
+    def _read(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """(B, N, D) → patches (B, h, w, E) and the whole image's feature (B, E).
+
+        With [CLS], final norm and projection; without, the values of the pooling head stand for
+        patches alone and the head itself for the image (SigLIP, as TextRegion reads it).
+        """
+        normed = self.visual.ln_post(tokens)
+        if self.prefix:
+            features = normed @ self.visual.proj
+            return features[:, 1:].unflatten(1, grid), features[:, 0]
+        pool = self.visual.pool
+        return pool.values(normed).unflatten(1, grid), pool(normed)
 
     def embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens before the first block, (B, N, D) fp32."""
@@ -127,10 +143,12 @@ class ImageEncoder(nn.Module):
         # convolution, this is never lowered to TF32 unasked.
         pixels = images[..., : h * p, : w * p].unflatten(-1, (w, p)).unflatten(-3, (h, p))
         pixels = pixels.permute(0, 2, 4, 1, 3, 5).reshape(len(images), h * w, -1)  # 3, p, p last
-        patches = F.linear(pixels, visual.conv1.weight.flatten(1))
-        cls = visual.class_embedding.expand(len(images), 1, -1)
-        tokens = torch.cat([cls, patches], dim=1)
-        return visual.ln_pre(tokens + resize_positions(visual.positional_embedding, grid))
+        tokens = F.linear(pixels, visual.conv1.weight.flatten(1), visual.conv1.bias)
+        if self.prefix:
+            cls = visual.class_embedding.expand(len(images), 1, -1)
+            tokens = torch.cat([cls, tokens], dim=1)
+        positions = resize_positions(visual.positional_embedding, grid, self.prefix)
+        return visual.ln_pre(tokens + positions)
 
     def _blocks(self) -> nn.ModuleList | nn.Sequential:
         """The transformer's blocks, their matrices in :attr:`dtype`; the lowered copy is kept."""
@@ -161,23 +179,24 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+def resize_positions(positions: Tensor, grid: tuple[int, int], prefix: int = 1) -> Tensor:
     """Position embeddings for a patch grid, bicubic from the trained square grid.
 
     The scale factor is (h + 0.1) / trained side, as in the published code: it, and not the size
     alone, sets the sampling points, so figures on other crops agree.
 
     Args:
-        positions: (1 + g·g, D) of the trained g×g grid, [CLS] first.
+        positions: (p + g·g, D) of the trained g×g grid, [CLS] first.
         grid: (h, w) patches wanted.
+        prefix: p, positions before the patches'.
 
     Returns:
-        (1 + h·w, D).
+        (p + h·w, D).
     """
-    side = round((len(positions) - 1) ** 0.5)
+    side = round((len(positions) - prefix) ** 0.5)
     if tuple(grid) == (side, side):
         return positions
-    cls, patches = positions[:1], positions[1:]
+    cls, patches = positions[:prefix], positions[prefix:]
     patches = patches.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(
         patches,

@@ -15,7 +15,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from .clip_model import load_clip
+from .clip_model import facts_of, load_clip
 from .data_preprocessor import CLIPDataPreprocessor
 from .errors import InputError
 from .image_encoder import ImageEncoder
@@ -74,8 +74,9 @@ class ITACLIPSegmentor(BaseSegmentor):
     """Segments images into any vocabulary with a frozen CLIP.
 
     Args:
-        clip_model: OpenAI's name, ``'storybook-tiny'``, the path of a checkpoint, or a loaded
-            ``clip.model.CLIP``, which is taken over.
+        clip_model: OpenAI's name, ``'storybook-tiny'``, ``'hf:OWNER/NAME[@REVISION]'``, a folder
+            that describes its model, the path of a checkpoint (see
+            :func:`itaclip.clip_model.load_clip`), or a loaded model, which is taken over.
         name_path: class-name file, a line per class, names separated by commas.
         background: class 0 is "everything else"; it takes no auxiliary text.
         auxiliary_text_path: file of lines ``name >= text``; None = off.
@@ -95,8 +96,10 @@ class ITACLIPSegmentor(BaseSegmentor):
         window_batch: windows in one batch; None fits the device.
         return_scores: False leaves ``seg_logits`` out and makes labels in strips, which bounds the
             memory of large images and vocabularies.
+        clip_config: what weights that do not describe themselves are computed with:
+            ``dict(activation='quick_gelu' or 'gelu', vision_heads=…, text_heads=…, mean=…, std=…)``.
         pretrained, train_cfg, init_cfg: accepted because mmseg's helpers pass them; must be None.
-        data_preprocessor: as in mmseg; by default BGR → RGB and CLIP's mean and deviation.
+        data_preprocessor: as in mmseg; by default BGR → RGB and the model's mean and deviation.
 
     Raises:
         InputError: any value that cannot be used, naming the key or the file and line.
@@ -122,6 +125,7 @@ class ITACLIPSegmentor(BaseSegmentor):
         text_cache: bool = True,
         window_batch: int | None = None,
         return_scores: bool = True,
+        clip_config: Mapping | None = None,
         pretrained: None = None,
         train_cfg: None = None,
         data_preprocessor: Mapping | torch.nn.Module | None = None,
@@ -171,8 +175,13 @@ class ITACLIPSegmentor(BaseSegmentor):
             )
 
         loaded = isinstance(clip_model, torch.nn.Module)
-        clip = clip_model if loaded else load_clip(model_path(clip_model))
+        clip = clip_model if loaded else load_clip(clip_model, clip_config)
+        facts = facts_of(clip)
+        if isinstance(self.data_preprocessor, CLIPDataPreprocessor):
+            self.data_preprocessor.follow(facts)
         recipe = resolve_recipe(attention, len(clip.visual.transformer.resblocks))
+        if (warning := facts.depth_warning()) is not None:
+            print_log(warning, logger="current", level=30)
         self.image_encoder = ImageEncoder(clip.visual, recipe, precision)
         self.text_encoder = TextEncoder(clip)
         self.set_vocabulary(vocabulary)
@@ -526,12 +535,6 @@ def _checked_weight(alpha: float) -> float:
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
         raise InputError(f"aux_text_weight: expected a number from 0 to 1 (α), but got {alpha!r}.")
     return alpha
-
-
-def model_path(clip_model: str) -> str:
-    """A checkpoint's path is looked up like the other paths; names pass through."""
-    looks_like_path = str(clip_model).endswith((".pt", ".pth", ".safetensors", ".npz"))
-    return str(resolve_path(clip_model, "clip_model")) if looks_like_path else str(clip_model)
 
 
 def _without_padding(image: Tensor, meta: Mapping) -> Tensor:

@@ -1,7 +1,14 @@
 """Name, repository, folder or file → verified weights → one tower that knows itself."""
 
 from .facts import Facts
-from .load import build_clip, facts_of, load_clip, openai_twin
+from .load import (
+    build_clip,
+    facts_of,
+    load_clip,
+    model_path,
+    openai_twin,
+    weights_identity,
+)
 from .openai_clip import clip_module
 from .sources import OPENAI_MODELS, SHIPPED_MODELS, cache_folder, fetch_openai, model_folder
 
@@ -16,5 +23,7 @@ __all__ = [
     "fetch_openai",
     "load_clip",
     "model_folder",
+    "model_path",
     "openai_twin",
+    "weights_identity",
 ]

@@ -16,18 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..runtime.files import sha256_of
+from ..runtime.files import PROJECT_ROOT, sha256_of
 from .checkpoints import StoredTensor, Table, read_table, read_tensors
 from .describe import describe_folder
 from .facts import (
+    OPENAI_MEAN,
+    OPENAI_STD,
     OPENAI_VOCABULARY,
     Facts,
     check_told,
     missing_facts,
     parse_clip_config,
 )
-from .names import canonical, has_layer_scale, layout_of
-from .openai_clip import clip_module
+from .names import canonical, has_layer_scale
 from .sources import (
     OPENAI_MODELS,
     SHIPPED_MODELS,
@@ -73,24 +74,69 @@ def load_clip(name_or_path: str | Path, clip_config: Mapping | None = None) -> n
         InputError: unknown name, missing or damaged file, an architecture that is not supported or
             not described, or weights that do not fit their description.
     """
-    name, given = str(name_or_path), parse_clip_config(clip_config)
+    name, given = model_path(name_or_path), parse_clip_config(clip_config)
     if name in SHIPPED_MODELS or name in OPENAI_MODELS:
         path = SHIPPED_MODELS.get(name) or fetch_openai(name)
         return _built(read_table(path), name, _KNOWN[name], given, name)
-    if name.startswith("RN"):
-        raise InputError(_resnet_message(name))
-    if is_hub_name(name) or os.path.isdir(Path(name).expanduser()):
+    if is_hub_name(name) or os.path.isdir(name):
         told, table, said_by = describe_folder(model_folder(name))
         return _built(table, name, told, given, str(said_by))
-    path = Path(name).expanduser()
-    if not os.path.exists(path):  # Path.exists raises at names that are too long
-        raise InputError(
-            f"clip_model: {name!r} is neither a file nor a folder nor a known model; expected a "
-            f"path, 'hf:OWNER/NAME', or one of {', '.join([*OPENAI_MODELS, *SHIPPED_MODELS])}."
-        )
+    path = Path(name)
     table = read_table(path)
     known = _known_by_checksum(path)
     return _built(table, name, _KNOWN.get(known), given, f"{name} ({known})")
+
+
+def model_path(clip_model: str | Path) -> str:
+    """The config's ``clip_model`` with a path looked up; names pass through.
+
+    Paths are looked up like the others: absolute, in the current folder, or in the project's root.
+
+    Raises:
+        InputError: neither a known name nor a file or folder.
+    """
+    name = str(clip_model)
+    if name in SHIPPED_MODELS or name in OPENAI_MODELS or is_hub_name(name):
+        return name
+    path = Path(name).expanduser()
+    places = [path] if path.is_absolute() else [Path.cwd() / path, PROJECT_ROOT / path]
+    for place in places:
+        if name and os.path.exists(place):  # Path.exists raises at names that are too long
+            return str(place)
+    if name.startswith("RN"):
+        raise InputError(_resnet_message(name))
+    looks_like_path = "/" in name.removeprefix("ViT-") or bool(path.suffix)
+    shown = name if len(name) <= 200 else name[:199] + "…"
+    if looks_like_path and name:
+        raise InputError(
+            "clip_model: expected an existing file or folder, but there is none at "
+            f"{' nor '.join(dict.fromkeys(str(place)[:400] for place in places))}."
+        )
+    raise InputError(
+        f"clip_model: {shown!r} is neither a file nor a folder nor a known model; expected a path, "
+        f"'hf:OWNER/NAME', or one of {', '.join([*OPENAI_MODELS, *SHIPPED_MODELS])}."
+    )
+
+
+def weights_identity(clip_model: str | Path) -> dict[str, str]:
+    """Name and checksum of weights, for records.
+
+    The checksum is that of OpenAI's or another single file; of a folder, that of the names and
+    checksums of its weights and descriptions.
+    """
+    name = str(clip_model)
+    if name in OPENAI_MODELS:
+        return {"name": name, "sha256": OPENAI_MODELS[name][0]}
+    found = model_path(name)
+    if is_hub_name(found) or os.path.isdir(found):
+        folder = model_folder(found)
+        files = sorted(p for p in folder.iterdir() if p.suffix in _FOLDER_FILES and p.is_file())
+        lines = [f"{path.name} {sha256_of(path)}" for path in files]
+        return {"name": name, "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
+    return {"name": name, "sha256": sha256_of(SHIPPED_MODELS.get(name) or found)}
+
+
+_FOLDER_FILES = (".json", ".safetensors", ".bin", ".pt", ".txt", ".model")
 
 
 def _resnet_message(name: str) -> str:
@@ -345,36 +391,38 @@ def tensors_sha256(state: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def openai_twin(model: nn.Module) -> str | None:
-    """The OpenAI model whose weights these are, though they came from elsewhere.
+def openai_twin(clip_model: str | Path, clip_config: Mapping | None = None) -> str | None:
+    """The OpenAI model that this one is, though it comes from another place or library.
 
-    Its own file must lie verified in CLIP's cache, since its tensors' checksum is published
-    nowhere; without it the answer is None.
+    OpenAI's own file must lie in CLIP's cache: the checksum of its tensors is published nowhere.
+    Without it the answer is None, and also where the description differs.
     """
-    facts = facts_of(model)
-    for name, (sha256, file_name) in OPENAI_MODELS.items():
-        path = cache_folder() / file_name
-        if not path.is_file() or not name.startswith(_KIND.get(facts.vision_width, "-")):
-            continue
-        if sha256_of(path) != sha256:
-            continue
-        table = canonical(read_table(path))
-        own = model.state_dict()
-        if {k: v.shape for k, v in table.items()} == {k: tuple(v.shape) for k, v in own.items()}:
-            if tensors_sha256(read_tensors(table, path)) == tensors_sha256(own):
-                return name
+    name = model_path(clip_model)
+    candidates = [
+        (openai, cache_folder() / file_name)
+        for openai, (sha256, file_name) in OPENAI_MODELS.items()
+        if (cache_folder() / file_name).is_file()
+        and sha256_of(cache_folder() / file_name) == sha256
+    ]
+    if not candidates or name in OPENAI_MODELS:
+        return None
+    if is_hub_name(name) or os.path.isdir(name):
+        told, table, _ = describe_folder(model_folder(name))
+    else:
+        path = SHIPPED_MODELS.get(name) or Path(name)
+        told, table = parse_clip_config(clip_config) or {}, read_table(path)
+        if (known := _known_by_checksum(path)) in OPENAI_MODELS:
+            return known
+    own, digest = canonical(table), None
+    for openai, path in candidates:
+        usual = _KNOWN[openai] | dict(mean=OPENAI_MEAN, std=OPENAI_STD)
+        theirs = canonical(read_table(path))
+        if _shapes(theirs) == _shapes(own) and all(told.get(k, v) == v for k, v in usual.items()):
+            digest = digest or tensors_sha256(read_tensors(own, name))
+            if tensors_sha256(read_tensors(theirs, path)) == digest:
+                return openai
     return None
 
 
-_KIND = {768: "ViT-B", 1024: "ViT-L"}
-
-__all__ = [
-    "Facts",
-    "build_clip",
-    "clip_module",
-    "facts_of",
-    "layout_of",
-    "load_clip",
-    "openai_twin",
-    "tensors_sha256",
-]
+def _shapes(table: Table) -> dict[str, tuple[int, ...]]:
+    return {key: stored.shape for key, stored in table.items() if key != "logit_scale"}

@@ -73,6 +73,8 @@ class FolderTokenizer:
         own = self._own
         self.pad, self.unknown = own.pad_token_id, own.unk_token_id
         self.marks = frozenset(i for i in own.all_special_ids if i != self.unknown)
+        if self.pad is None:
+            raise InputError(f"{folder}: expected a tokenizer with a padding token; fetch it again.")
 
     def __call__(self, text: str) -> list[int]:
         if self._cleaning != "none":

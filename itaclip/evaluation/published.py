@@ -103,6 +103,7 @@ LOADING = frozenset(
 """Keys of a config that say how data is loaded, not what is computed."""
 # Settings of them that change the speed alone, or have a check of their own.
 _FREE = LOADING | {
+    "model.clip_config",  # weights are compared, with what they are computed with
     "model.clip_model",
     "model.text_cache",
     "model.window_batch",
@@ -251,7 +252,11 @@ def _other_inputs(record: Mapping[str, Any], paper: Mapping[str, Any]) -> Iterat
     if paper.get("differs"):
         yield f"the config departs from the published protocol: {paper['differs']}"
     weights = record["weights"]
-    if weights is None or weights["sha256"] != OPENAI_MODELS[PAPER_WEIGHTS][0]:
+    same = weights is not None and (
+        weights["sha256"] == OPENAI_MODELS[PAPER_WEIGHTS][0]
+        or weights.get("same_as") == PAPER_WEIGHTS
+    )
+    if not same:
         name = weights["name"] if weights else "unknown"
         yield f"the weights are {name}, not OpenAI's {PAPER_WEIGHTS}"
     auxiliary = record["texts"]["auxiliary"]

@@ -26,7 +26,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.evaluation import IoUMetric
 
-from ..clip_model import OPENAI_MODELS, SHIPPED_MODELS
+from ..clip_model import openai_twin, weights_identity
 from ..errors import InputError
 from ..runtime.files import PROJECT_ROOT, resolve_path
 from .journal import seconds_of, write_through
@@ -248,10 +248,10 @@ def weights_entry(model: Mapping[str, Any]) -> dict[str, str] | None:
     name = model.get("clip_model", "ViT-B/16" if model["type"] == "ITACLIPSegmentor" else None)
     if name is None:
         return None
-    if name in OPENAI_MODELS:
-        return {"name": name, "sha256": OPENAI_MODELS[name][0]}
-    path = SHIPPED_MODELS.get(name) or resolve_path(name, "clip_model")
-    return {"name": str(name), "sha256": file_sha256(path)}
+    entry = weights_identity(name)
+    # The same weights from another library's files count as OpenAI's.
+    twin = openai_twin(name, model.get("clip_config"))
+    return entry if twin is None else entry | {"same_as": twin}
 
 
 def data_manifest(dataset: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..recipes import Recipe
 from ..runtime.config import check_model_keys
 from ..runtime.files import resolve_path
-from ..segmentor import ITACLIPSegmentor, model_path
+from ..segmentor import ITACLIPSegmentor
 from ..vocabulary import Vocabulary
 from .segmenter import EncodedImage, Segmenter, fitting
 
@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 def load(
     clip_model: str | Path | None = None,
     *,
+    clip_config: Mapping | None = None,
     config: str | Path | None = None,
     recipe: str | Mapping | Recipe | None = None,
     device: str | torch.device | None = None,
@@ -72,8 +73,11 @@ def load(
     What is not given comes from the config, or without one from the defaults below.
 
     Args:
-        clip_model: OpenAI's name, ``'storybook-tiny'`` (ships with the project) or the path of a
-            checkpoint; default: ViT-B/16.
+        clip_model: OpenAI's name, ``'storybook-tiny'`` (ships with the project),
+            ``'hf:OWNER/NAME'``, a folder that describes its model, or the path of a checkpoint;
+            default: ViT-B/16.
+        clip_config: what a checkpoint that does not describe itself is computed with:
+            ``dict(activation='quick_gelu' or 'gelu', vision_heads=…, text_heads=…)``.
         config: a config file, for its model, classes and size of pictures.
         recipe: a recipe's name, or ``dict(recipe=name, …)``; default: ``'itaclip'``. A named recipe
             whose blocks were chosen for a tower of another depth takes those of the same relative
@@ -109,14 +113,15 @@ def load(
     given = {
         key: value
         for key, value in locals().items()
-        if key not in ("clip_model", "config", "recipe", "device") and value is not DEFAULT
+        if key not in ("clip_model", "clip_config", "config", "recipe", "device") and value is not DEFAULT
     }
     settings = _read_config(config, "short_side" in given) if config is not None else {}
     name = clip_model if clip_model is not None else settings.pop("clip_model", DEFAULT_MODEL)
     settings.pop("clip_model", None)
+    told = settings.pop("clip_config", None) if clip_config is None else clip_config
     where = _device(device)
     logger.info("loading %s", name)
-    clip = load_clip(model_path(name))
+    clip = load_clip(name, told)
     if config is None:
         side = clip.visual.input_resolution
         own = _STORYBOOK if str(name) in SHIPPED_MODELS else _PHOTOGRAPHS
