@@ -58,6 +58,7 @@ class TextEncoder(nn.Module):
         self.remember = False
         self.facts = facts_of(clip)
         self.tokenizer = tokenizer_of(self.facts.tokenizer, self.facts.cleaning)
+        self._check_end()
         self.blocks = clip.transformer.resblocks
         self.token_embedding = clip.token_embedding
         self.positional_embedding = clip.positional_embedding
@@ -87,7 +88,7 @@ class TextEncoder(nn.Module):
                     f"{self.context_length}; shorten it."
                 )
             if self.facts.text_reads == "last":
-                tokens = tokens + [self.tokenizer.pad] * (self.context_length - len(tokens))
+                tokens = self.tokenizer.padded(tokens, self.context_length)
             by_length[len(tokens)].append((index, tokens))
         device = self.text_projection.device
         features = torch.empty(len(prompts), self.text_projection.shape[1], device=device)
@@ -104,6 +105,18 @@ class TextEncoder(nn.Module):
     def tokenize(self, prompt: str) -> list[int]:
         """Token numbers with start and end tokens, of any length."""
         return self.tokenizer(prompt)
+
+    def _check_end(self) -> None:
+        """The token that the tower reads must be the last of a text, and only there."""
+        if self.facts.text_reads == "last":
+            return
+        tokens, end = self.tokenize("a"), self.facts.end_token
+        end = max(tokens) if end is None else end
+        if end not in tokens or tokens.index(end) != len(tokens) - 1:
+            raise InputError(
+                f"{self.facts.tokenizer}: its tokenizer does not end a text with the token that "
+                f"the model reads ({end}); fetch the whole repository again."
+            )
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         """(P, T) token numbers, of which the last is read → (P, E)."""

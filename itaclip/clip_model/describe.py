@@ -152,10 +152,17 @@ def _transformers(config: Mapping, path: Path) -> dict[str, Any]:
     else:
         told |= dict(
             embed_dim=_count({"projection_dim": 512} | dict(config), "projection_dim", path, ""),
+            end_token=_end_token(kind, text),
             mean=OPENAI_MEAN,
             std=OPENAI_STD,
         )
     return told | _normalisation(path.parent) | _tokenizer(told, path.parent)
+
+
+def _end_token(kind: str, text: Mapping) -> int | None:
+    """In CLIP's configs, 2 is an old error that the library reads as "the highest number"."""
+    end = text.get("eos_token_id", 49407)
+    return None if not isinstance(end, int) or (kind == "clip" and end == 2) else end
 
 
 def _part(config: Mapping, tower: str, defaults: Mapping, path: Path) -> dict[str, Any]:
@@ -350,6 +357,7 @@ def _open_clip_text(model: Mapping, text: Mapping, path: Path) -> dict[str, Any]
         embed_dim=_count(model, "embed_dim", path, "model_cfg"),
         causal=causal,
         text_reads="last" if reads == "last" else "end",
+        end_token=text.get("eos_id", 2) if reads == "eos" else None,
         tokenizer="openai" if openai else str(path.parent),
         cleaning="none" if openai else lower or "whitespace",
     )

@@ -34,6 +34,7 @@ class Facts:
         causal: whether its tokens see only what comes before.
         text_reads: token that becomes the text's feature: ``'end'``, or ``'last'`` of a text that
             is padded to the context's length.
+        end_token: its number; None: the highest of a text is its end.
         tokenizer: ``'openai'``, or the folder of the model's own.
         cleaning: of a text before the tokenizer reads it: ``'none'``, ``'whitespace'``, or
             ``'canonicalize'`` (lower case, no punctuation).
@@ -65,6 +66,7 @@ class Facts:
     context_length: int = 77
     causal: bool = True
     text_reads: str = "end"
+    end_token: int | None = None
     tokenizer: str = "openai"
     cleaning: str = "none"
     logit_scale: float | None = None

@@ -24,17 +24,18 @@ class Tokenizer(Protocol):
     Attributes:
         marks: numbers that no text may hold: of start, end and padding.
         unknown: the number of characters that the tokenizer does not know, or None.
-        pad: the number that fills a text up, or None.
         identity: equal for tokenizers that read every text alike.
     """
 
     marks: frozenset[int]
     unknown: int | None
-    pad: int | None
     identity: str
 
     def __call__(self, text: str) -> list[int]:
         """Numbers of the text with its marks, of any length, without padding."""
+
+    def padded(self, tokens: list[int], length: int) -> list[int]:
+        """Numbers filled up to ``length``, on the tokenizer's own side."""
 
 
 class OpenAITokenizer:
@@ -47,10 +48,13 @@ class OpenAITokenizer:
         start, end = (self._own.encoder[f"<|{word}|>"] for word in ("startoftext", "endoftext"))
         self._start, self._end = start, end
         self.marks = frozenset((start, end))
-        self.unknown = self.pad = None
+        self.unknown = None
 
     def __call__(self, text: str) -> list[int]:
         return [self._start, *self._own.encode(text), self._end]
+
+    def padded(self, tokens: list[int], length: int) -> list[int]:
+        return tokens + [0] * (length - len(tokens))
 
 
 class FolderTokenizer:
@@ -58,7 +62,10 @@ class FolderTokenizer:
 
     def __init__(self, folder: Path, cleaning: str = "none") -> None:
         auto = _transformers_auto(folder)
+        files = [path for name in _FILES if (path := folder / name).is_file()]
         try:
+            if not files:  # the library would make an empty one
+                raise FileNotFoundError(f"none of {', '.join(_FILES)} is there")
             self._own = auto.from_pretrained(str(folder), local_files_only=True)
         except Exception as error:  # whatever the library raises
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
@@ -68,18 +75,21 @@ class FolderTokenizer:
                 "fetch the whole repository."
             ) from error
         self._cleaning = cleaning
-        files = [path for name in _FILES if (path := folder / name).is_file()]
         self.identity = repr([(path.name, sha256_of(path)) for path in files])
         own = self._own
-        self.pad, self.unknown = own.pad_token_id, own.unk_token_id
+        self.unknown = own.unk_token_id
         self.marks = frozenset(i for i in own.all_special_ids if i != self.unknown)
-        if self.pad is None:
+        if own.pad_token_id is None:
             raise InputError(f"{folder}: expected a tokenizer with a padding token; fetch it again.")
 
     def __call__(self, text: str) -> list[int]:
         if self._cleaning != "none":
             text = cleaned(text, self._cleaning == "canonicalize")
         return list(self._own(text, verbose=False)["input_ids"])
+
+    def padded(self, tokens: list[int], length: int) -> list[int]:
+        filling = [self._own.pad_token_id] * (length - len(tokens))
+        return filling + tokens if self._own.padding_side == "left" else tokens + filling
 
 
 def cleaned(text: str, canonicalise: bool) -> str:
