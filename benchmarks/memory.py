@@ -16,13 +16,46 @@ On a GPU the peak is ``torch.cuda.max_memory_allocated`` minus what the weights 
 import gc
 import multiprocessing
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
 from itaclip.runtime.batches import trim_memory
-from itaclip.runtime.stages import StageRecorder
+from itaclip.runtime.stages import stage
+
+
+class StageRecorder:
+    """Sums up the seconds of every stage that runs inside ``with StageRecorder() as recorder:``.
+
+    On a GPU, each boundary waits for the device.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = 0.0
+
+    def __enter__(self) -> "StageRecorder":
+        stage.observers.append(self)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        stage.observers.remove(self)
+
+    def begins(self, name: str) -> None:
+        _synchronise()
+        self._start = time.perf_counter()
+
+    def ends(self, name: str) -> None:
+        _synchronise()
+        elapsed = time.perf_counter() - self._start
+        self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 class PeakRecorder(StageRecorder):
@@ -38,7 +71,6 @@ class PeakRecorder(StageRecorder):
         self.method = self.meter.method
         self.peaks: dict[str, int] = {}
         self.total: int | None = None
-        self.seconds = _OnEveryStage(self._stage_ends)
 
     def __enter__(self) -> "PeakRecorder":
         give_back_freed_memory()
@@ -46,7 +78,8 @@ class PeakRecorder(StageRecorder):
         self._highest = 0
         return super().__enter__()
 
-    def _stage_ends(self, name: str) -> None:
+    def ends(self, name: str) -> None:
+        super().ends(name)
         above = max(0, self.meter.peak() - self.base)
         self.peaks[name] = max(above, self.peaks.get(name, 0))
         self._highest = max(above, self._highest)
@@ -59,18 +92,6 @@ class PeakRecorder(StageRecorder):
 
     def result(self) -> dict:
         return dict(peak_bytes=self.total, stage_peaks=self.peaks, method=self.method)
-
-
-class _OnEveryStage(dict):
-    """A recorder's ``seconds``, told of the end of every stage by the assignment to it."""
-
-    def __init__(self, callback: Callable[[str], None]) -> None:
-        super().__init__()
-        self._callback = callback
-
-    def __setitem__(self, name: str, seconds: float) -> None:
-        super().__setitem__(name, seconds)
-        self._callback(name)
 
 
 class _ResidentSet:

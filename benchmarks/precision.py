@@ -91,8 +91,8 @@ def measure(path: str, images: int, variants: Sequence[str], device: str) -> dic
         "device": device,
         "variants": {
             name: {
-                "largest_difference": largest[name] if model.return_scores else None,
-                "mean_difference": total[name] / pixels if model.return_scores else None,
+                "largest_difference": largest[name] if model.settings.return_scores else None,
+                "mean_difference": total[name] / pixels if model.settings.return_scores else None,
                 "labels_changed": changed[name] / pixels,
                 "miou": _miou(sums[name]),
             }

@@ -41,11 +41,12 @@ class PublishedStyle:
         self.recipe = segmentor.image_encoder.recipe
         self.text_features = segmentor.text_features
         self.query_classes = torch.tensor(segmentor.vocabulary.query_classes)
-        self.lam = _lambda(segmentor.views)
-        self.sliding = segmentor.sliding  # (crop, stride), or None for the whole image
-        self.logit_scale, self.prob_thd = segmentor.logit_scale, segmentor.prob_thd
-        self.area_thd, self.label_closing = segmentor.area_thd, segmentor.label_closing
-        self.pamr = segmentor.pamr
+        settings = segmentor.settings
+        self.lam = settings.image_engineering_weight
+        self.layout = settings.windows
+        self.logit_scale, self.prob_thd = settings.logit_scale, settings.prob_thd
+        self.area_thd, self.label_closing = settings.area_thd, settings.label_closing
+        self.pamr = settings.pamr
 
     @torch.no_grad()
     def segment(
@@ -65,17 +66,17 @@ class PublishedStyle:
         logits = self._slide(image, max_windows)
         with stage("upsampling"):
             logits = _upsample(logits, output_size)
-        if self.pamr is not None and self.pamr["num_iter"]:
+        if self.pamr is not None and self.pamr.num_iter:
             with stage("refinement"):
-                logits = pamr(logits, _upsample(image, output_size), **self.pamr)
+                logits = pamr(logits, _upsample(image, output_size), *self.pamr)
         with stage("post-processing"):
             return self._postprocess(logits)
 
     def windows(self, height: int, width: int) -> list[tuple[int, int, int, int]]:
         """(top, bottom, left, right) of every window; the last ones are moved inside."""
-        if self.sliding is None:
+        if self.layout.whole:
             return [(0, height, 0, width)]
-        (crop_h, crop_w), (step_h, step_w) = self.sliding
+        (crop_h, crop_w), (step_h, step_w) = self.layout.crop_size, self.layout.stride
         boxes = []
         for i in range(max(height - crop_h + step_h - 1, 0) // step_h + 1):
             for j in range(max(width - crop_w + step_w - 1, 0) // step_w + 1):
@@ -266,10 +267,3 @@ def _neighbours(x: Tensor, dilations: Sequence[int], centre: bool = False) -> Te
 
 def _upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x.unsqueeze(0), size=size, mode="bilinear", align_corners=False)[0]
-
-
-def _lambda(views: Sequence) -> float | None:
-    """λ of a segmentor's views: the share of the first category."""
-    if len(views) == 1 and views[0].weight == 1:
-        return None
-    return sum(view.weight for view in views if view.name in ("original", "gray", "blur"))

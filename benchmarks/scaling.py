@@ -25,11 +25,9 @@ from mmseg.structures import SegDataSample
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.case import Case, check_device, drawn_picture, environment, find_weights
-from benchmarks.memory import PeakRecorder, in_child
+from benchmarks.memory import PeakRecorder, StageRecorder, in_child
 from benchmarks.report import large_sentence, scaling_markdown
-from itaclip.runtime.stages import StageRecorder
 from itaclip.runtime.tool import run_tool
-from itaclip.sliding_window import sliding_windows
 from itaclip.vocabulary import Vocabulary
 
 # The network's input, the output, queries, stride and batch that the axes vary one of.
@@ -146,8 +144,7 @@ def measure_point(case: Case, precision: str, point: dict, repeats: int) -> dict
         test_cfg=dict(mode="slide", crop_size=224, stride=stride),
     )
     case = Case(case.config, case.clip_model, case.device, changes=changes)
-    segmentor = case.segmentor(precision)
-    segmentor.return_scores = point.get("return_scores", True)
+    segmentor = case.segmentor(precision).variant(return_scores=point.get("return_scores", True))
     queries = point["queries"]
     segmentor.vocabulary = Vocabulary.from_lists([f"thing {i}" for i in range(queries)])
     generator = torch.Generator().manual_seed(0)
@@ -179,13 +176,14 @@ def measure_point(case: Case, precision: str, point: dict, repeats: int) -> dict
     order = sorted(range(len(totals)), key=totals.__getitem__)
     middle = order[len(order) // 2]
     encoder, rest = stages[middle]["encoder"], totals[middle] - stages[middle]["encoder"]
-    windows = point["batch"] * len(sliding_windows(point["network"], *segmentor.sliding))
+    windows = point["batch"] * len(segmentor.settings.windows.over(tuple(point["network"])))
     elements = point["batch"] * point["output"][0] * point["output"][1] * queries
     return dict(
         **point, label=_label("all", point), windows=windows, total=totals,
         stages=stages[middle], memory=peak.result(), peak_bytes=peak.total, elements=elements,
         encoder=encoder, rest=rest, encoder_per_window=encoder / windows,
-        rest_per_element=rest / elements, result_bytes=4 * elements * segmentor.return_scores,
+        rest_per_element=rest / elements,
+        result_bytes=4 * elements * segmentor.settings.return_scores,
     )  # fmt: skip
 
 

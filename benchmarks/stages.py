@@ -24,13 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import published_style
 from benchmarks.case import Case, check_device, environment, find_weights
-from benchmarks.memory import PeakRecorder, in_child
+from benchmarks.memory import PeakRecorder, StageRecorder, in_child
 from benchmarks.report import stages_markdown
 from itaclip.clip_model import load_clip
 from itaclip.errors import InputError
-from itaclip.runtime.stages import StageRecorder, stage
+from itaclip.runtime.stages import stage
 from itaclip.runtime.tool import run_tool
-from itaclip.sliding_window import WindowGrid, sliding_windows, whole_image
+from itaclip.sliding_window import WindowGrid
 from itaclip.text_encoder import imagenet_templates
 
 PUBLISHED = "published style"
@@ -147,13 +147,14 @@ def measure(case: Case, args: argparse.Namespace) -> dict:
         rows.append(row)
     settings = dict(
         config=case.config, device=case.device, picture=list(output_size),
-        network_input=list(inputs[0].shape[1:]), windows=count, views=len(any_segmentor.views),
+        network_input=list(inputs[0].shape[1:]), windows=count,
+        views=len(any_segmentor.settings.views),
         queries=len(any_segmentor.text_features), classes=any_segmentor.vocabulary.num_classes,
         stride=case.changes.get("test_cfg", {}).get("stride"), repeats=args.repeats,
         text_difference=published_text.get("difference"), date=date.today().isoformat(),
     )  # fmt: skip
-    if settings["stride"] is None and any_segmentor.sliding:
-        settings["stride"] = list(any_segmentor.sliding[1])
+    if settings["stride"] is None and not any_segmentor.settings.windows.whole:
+        settings["stride"] = list(any_segmentor.settings.windows.stride)
     del variants, segmentors, any_segmentor, outputs
     for row in rows:
         _say(f"memory, {row['name']}")
@@ -249,7 +250,7 @@ def peak_memory(case: Case, variant: str, precision: str, quick: bool) -> dict:
 
 def window_grid(segmentor: nn.Module, image: torch.Tensor) -> WindowGrid:
     size = tuple(image.shape[-2:])
-    return sliding_windows(size, *segmentor.sliding) if segmentor.sliding else whole_image(size)
+    return segmentor.settings.windows.over(size)
 
 
 def _rates(segmentor: nn.Module, image: torch.Tensor, times: list[dict]) -> dict:
@@ -273,14 +274,14 @@ def encoder_operations(segmentor: nn.Module, image: torch.Tensor) -> int:
     windows, encoder = window_grid(segmentor, image), segmentor.image_encoder
     h, w = encoder.grid(windows.window)
     visual, recipe = encoder.visual, encoder.recipe
-    tokens, width, blocks = 1 + h * w, visual.conv1.out_channels, len(visual.transformer.resblocks)
+    tokens, width, blocks = 1 + h * w, encoder.width, encoder.depth
     linear = 12 * (blocks - 1) + (12 if recipe.feed_forward else 4)
     products = [term for term in recipe.terms if term not in ("identity", "window")]
     attentions = blocks - 1 + len(products) * (1 + len(recipe.middle_layers))
     one_pass = 2 * tokens * width**2 * linear + 4 * tokens**2 * width * attentions
     one_pass += 2 * h * w * width * 3 * encoder.patch_size**2  # patch embedding
     one_pass += 2 * tokens * width * visual.proj.shape[1]
-    return one_pass * len(windows) * len(segmentor.views)
+    return one_pass * len(windows) * len(segmentor.settings.views)
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -5,6 +5,7 @@ from .data_preprocessor import CLIPDataPreprocessor
 from .errors import BadSampleError, InputError
 from .evaluation.boundary import BoundaryIoUMetric
 from .evaluation.hooks import CheckClassesHook, OverlayHook, TrimMemoryHook
+from .labelling.cluster import label
 from .predict.load import EncodedImage, Segmenter, load
 from .predict.segmentation import Segmentation
 from .runtime.files import shipped_file
@@ -32,6 +33,7 @@ __all__ = [
     "TrimMemoryHook",
     "VOC20Dataset",
     "Vocabulary",
+    "label",
     "load",
     "shipped_file",
 ]

@@ -1,12 +1,14 @@
-"""CLIP's normalisation of images, for batches of any sizes."""
+"""CLIP's normalisation of images of any sizes, and what is undone of mmseg's changes to them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from mmseg.models import SegDataPreProcessor
 from mmseg.registry import MODELS
+from torch import Tensor
 
 from .clip_model.facts import OPENAI_MEAN, OPENAI_STD, Facts
+from .errors import InputError
 
 # CLIP's mean and deviation of RGB on the scale 0-255, rounded as in the published configs.
 MEAN = (122.771, 116.746, 104.094)
@@ -47,3 +49,36 @@ class CLIPDataPreprocessor(SegDataPreProcessor):
             for image in data["inputs"]
         ]
         return {"inputs": images, "data_samples": self.cast_data(data.get("data_samples"))}
+
+
+def without_padding(image: Tensor, meta: Mapping) -> Tensor:
+    """Takes off what a data preprocessor padded, so that windows see the image alone.
+
+    Args:
+        image: (3, H, W).
+        meta: of its sample.
+    """
+    padding = meta.get("img_padding_size") or meta.get("padding_size")
+    if not padding:
+        return image
+    left, right, top, bottom = padding
+    height, width = image.shape[-2:]
+    return image[:, top : height - bottom, left : width - right]
+
+
+def undo_flip(maps: Iterable[Tensor | None], meta: Mapping) -> tuple[Tensor | None, ...]:
+    """Brings maps (H, W, …) of an image that a test-time augmentation flipped back into its frame.
+
+    Raises:
+        InputError: a direction that is none of mmcv's three.
+    """
+    if not meta.get("flip"):
+        return tuple(maps)
+    direction = meta.get("flip_direction") or "horizontal"
+    axes = {"horizontal": (1,), "vertical": (0,), "diagonal": (0, 1)}.get(direction)
+    if axes is None:
+        raise InputError(
+            "flip_direction: expected 'horizontal', 'vertical' or 'diagonal', but got "
+            f"{direction!r}."
+        )
+    return tuple(None if m is None else m.flip(axes) for m in maps)

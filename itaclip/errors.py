@@ -1,7 +1,5 @@
 """The exceptions that mean: the user's input is wrong, and here is how to mend it."""
 
-import math
-
 
 class InputError(ValueError):
     """Bad input: its message is one sentence naming file, line or key, expectation and remedy.
@@ -24,18 +22,3 @@ class BadSampleError(InputError):
 
     def __reduce__(self):
         return type(self), (str(self), self.path)
-
-
-def check_number(
-    name: str, value: object, low: float, high: float = math.inf, integer: bool = False
-) -> None:
-    """Refuses what is no number from ``low`` to ``high``, or no integer where one is asked for.
-
-    Raises:
-        InputError: naming the key.
-    """
-    kind = int if integer else int | float
-    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
-        what = "an integer" if integer else "a number"
-        upto = f" to {high:g}" if high < math.inf else ""
-        raise InputError(f"{name}: expected {what} from {low:g}{upto}, but got {value!r}.")

@@ -6,14 +6,17 @@ Shapes: B batch, N = 1 + h·w tokens (token 0 is [CLS]), D width, M heads, E emb
 """
 
 import copy
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import InputError
-from .recipes import Recipe
+from .recipes import Recipe, resolve_recipe
 from .recipes.tower import Reads, Tower, run_blocks
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 class ImageEncoder(nn.Module):
@@ -29,15 +32,37 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, visual: nn.Module, recipe: Recipe, precision: str = "fp32") -> None:
         super().__init__()
+        if precision not in PRECISIONS:
+            raise InputError(
+                f"precision: expected {', '.join(map(repr, PRECISIONS[:-1]))} or "
+                f"{PRECISIONS[-1]!r}, but got {precision!r}."
+            )
         self.visual = visual.float().requires_grad_(False).eval()
-        recipe.check_width(visual.conv1.out_channels)
-        recipe.check_cls(self.prefix > 0)
+        self._check(recipe)
         self.recipe = recipe
         self.precision = precision
         self._lowered: tuple[tuple, nn.ModuleList] | None = None
 
+    def variant(self, attention: str | Mapping | Recipe) -> "ImageEncoder":
+        """An encoder with another recipe that shares the weights, and their lowered copy.
+
+        Raises:
+            InputError: see :func:`itaclip.recipes.resolve_recipe`.
+        """
+        recipe = resolve_recipe(attention, self.depth)
+        self._check(recipe)
+        self.prepare()
+        other = sharing(self)
+        other.recipe = recipe
+        return other
+
+    def _check(self, recipe: Recipe) -> None:
+        recipe.check_width(self.width)
+        recipe.check_cls(self.prefix > 0)
+
     @property
     def patch_size(self) -> int:
+        """Side of a patch in pixels."""
         return self.visual.conv1.kernel_size[0]
 
     @property
@@ -46,9 +71,29 @@ class ImageEncoder(nn.Module):
         return 0 if self.visual.class_embedding is None else 1
 
     @property
+    def depth(self) -> int:
+        """L, the number of blocks."""
+        return len(self.visual.transformer.resblocks)
+
+    @property
+    def width(self) -> int:
+        """D, the channels of a token."""
+        return self.visual.conv1.out_channels
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the square images that the model was trained with."""
+        return self.visual.input_resolution
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.visual.conv1.weight.device
+
+    @property
     def dtype(self) -> torch.dtype:
         """The data type of the blocks' matrix products on the present device."""
-        return compute_dtype(self.precision, self.visual.conv1.weight.device)
+        return compute_dtype(self.precision, self.device)
 
     def prepare(self) -> None:
         """Makes the lowered copy of the weights, if any, before the first image needs it."""
@@ -71,11 +116,10 @@ class ImageEncoder(nn.Module):
     def bytes_per_pass(self, size: tuple[int, int]) -> int:
         """A generous estimate of the memory that one image of ``size`` (H, W) pixels takes."""
         h, w = self.grid(size)
-        reads = self.recipe.reads(len(self.visual.transformer.resblocks))
+        reads = self.recipe.reads(self.depth)
         kept = 3 * len(reads.projections) + len(reads.outputs)
-        width = self.visual.conv1.out_channels
         # Tokens, their copies, q, k, v, attention and the MLP's hidden layer, in fp32.
-        return 4 * (1 + h * w) * width * (16 + kept) + 12 * size[0] * size[1]
+        return 4 * (1 + h * w) * self.width * (16 + kept) + 12 * size[0] * size[1]
 
     @torch.no_grad()
     def forward(self, images: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -164,6 +208,15 @@ class ImageEncoder(nn.Module):
             # A tuple hides the copy from state_dict() and .to().
             self._lowered = (key, lowered)
         return self._lowered[1]
+
+
+def sharing(module: nn.Module, kind: type[nn.Module] | None = None) -> nn.Module:
+    """A module of its own, perhaps of a derived kind, with the same parameters and submodules."""
+    other = copy.copy(module)
+    other.__class__ = kind or type(module)
+    for registry in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+        setattr(other, registry, copy.copy(getattr(module, registry)))
+    return other
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -3,14 +3,13 @@
 Shapes: H, W pixels; Q queries; C classes (last). Queries of a class stand side by side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import InputError
-from .runtime.progress import advance
+from .runtime.stages import stage
 
 # Maps are handled in strips of about this many elements, so that no second full-size map is made:
 # on a CPU what caches hold, on a GPU what makes a launch worth while.
@@ -39,7 +38,6 @@ def class_scores(logits: Tensor, query_classes: Sequence[int], logit_scale: floa
     step = _strip_length(logits, queries)
     for at in range(0, height * width, step):
         strip = (flat[at : at + step] * logit_scale).softmax(dim=-1)
-        advance(strip.numel())
         if classes == queries:
             out[at : at + step] = strip
             continue
@@ -86,6 +84,40 @@ def label_map(scores: Tensor, prob_thd: float) -> Tensor:
     return labels
 
 
+def labels_of_strips(
+    strips: Callable[[], Iterable[Tensor]], prob_thd: float, area_thd: float | None
+) -> Tensor:
+    """The labels of scores that are never held as a whole: area rule, then :func:`label_map`.
+
+    With the area rule, the strips are made twice where a class is left out.
+
+    Args:
+        strips: makes the scores (rows, W, C), from top to bottom; they are overwritten.
+        prob_thd: as for :func:`label_map`.
+        area_thd: as for :func:`small_classes`; None = off.
+
+    Returns:
+        (H, W) int64.
+    """
+
+    def sweep(left_out: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
+        parts, areas = [], 0
+        for scores in strips():
+            with stage("post-processing"):
+                if left_out is not None:
+                    scores.index_fill_(-1, left_out, 0)
+                elif area_thd is not None:
+                    areas = areas + class_areas(scores)
+                parts.append(label_map(scores, prob_thd))
+            del scores
+        return torch.cat(parts), areas
+
+    labels, areas = sweep()
+    if area_thd is not None and len(left_out := small_classes(areas, area_thd)):
+        labels, _ = sweep(left_out)
+    return labels
+
+
 def close_labels(labels: Tensor, size: int) -> Tensor:
     """Grey-scale closing of class indices (H, W): maximum, then minimum, over size×size squares.
 
@@ -118,29 +150,3 @@ def _strip_length(tensor: Tensor, each: int) -> int:
 def _rows(scores: Tensor) -> tuple[Tensor, ...]:
     """(H, W, C) in strips of rows."""
     return scores.split(_strip_length(scores, scores[0].numel()))
-
-
-def check_postprocess(
-    logit_scale: float, prob_thd: float, area_thd: float | None, label_closing: int
-) -> None:
-    """Validates the keys of this module.
-
-    Raises:
-        InputError: a value out of range.
-    """
-
-    def number(value: object, low: float, high: float) -> bool:
-        real = isinstance(value, int | float) and not isinstance(value, bool)
-        return real and low <= value <= high
-
-    if not number(logit_scale, 0, 1e6) or logit_scale == 0:
-        raise InputError(f"logit_scale: expected a number above 0, but got {logit_scale!r}.")
-    if not number(prob_thd, 0, 1):
-        raise InputError(f"prob_thd: expected a number from 0 to 1, but got {prob_thd!r}.")
-    if area_thd is not None and not number(area_thd, 0, 1):
-        raise InputError(f"area_thd: expected None or a number from 0 to 1, but got {area_thd!r}.")
-    odd = isinstance(label_closing, int) and (label_closing == 0 or label_closing % 2 == 1)
-    if not odd or isinstance(label_closing, bool) or label_closing < 0:
-        raise InputError(
-            f"label_closing: expected 0 (off) or an odd number of pixels, got {label_closing!r}."
-        )

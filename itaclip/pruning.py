@@ -19,7 +19,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from .errors import InputError, check_number
+from .checks import integer, number
+from .errors import InputError
 
 _STRIP_ELEMENTS = 1 << 22
 
@@ -31,7 +32,7 @@ class MaxScore:
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        check_number("class_pruning.threshold", self.threshold, 0, 1)
+        number(self.threshold, "class_pruning.threshold", 0, 1)
 
     def kept(self, maxima: Tensor) -> Tensor:
         """Which classes stay, (C,) bool, by their largest score (C,); one at least."""
@@ -52,9 +53,9 @@ class Presence:
     threshold: float = 0.3
 
     def __post_init__(self) -> None:
-        check_number("class_pruning.at_least", self.at_least, 1, integer=True)
-        check_number("class_pruning.at_most", self.at_most, self.at_least, integer=True)
-        check_number("class_pruning.threshold", self.threshold, 0, 1)
+        integer(self.at_least, "class_pruning.at_least", 1)
+        integer(self.at_most, "class_pruning.at_most", self.at_least)
+        number(self.threshold, "class_pruning.threshold", 0, 1)
 
     def kept(self, scores: Tensor, background: bool) -> Tensor:
         """Which classes stay, (C,) bool, by their :func:`presence` (C,)."""

@@ -13,24 +13,35 @@ Shapes: H, W pixels; Q queries (last); P = 8 neighbours · number of dilations.
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import integer, is_integer
 from .errors import InputError
-from .runtime.progress import advance
+from .runtime.batches import trim_memory
 from .runtime.stages import stage
 
 # Elements of one gather: on a CPU what caches hold, on a GPU what makes a launch worth while.
 _TILE_ELEMENTS = dict(cpu=1 << 20, cuda=1 << 26)
 # Elements of bands waiting to be written in one sweep, which bounds the iterations it makes.
 _WAITING_ELEMENTS = dict(cpu=1 << 23, cuda=1 << 28)
+# Logits that are not refined come in strips of this many elements (64 MB).
+_STRIP_ELEMENTS = 1 << 24
 _OFFSETS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 _NEIGHBOURS = tuple(offset for offset in _OFFSETS if offset != (0, 0))
 
 
-def parse_pamr(pamr: Mapping | None) -> dict | None:
+class PAMR(NamedTuple):
+    """The ``pamr`` key, validated: what :func:`pamr` takes after the guide."""
+
+    num_iter: int = 10
+    dilations: tuple[int, ...] = (8, 16)
+
+
+def parse_pamr(pamr: Mapping | PAMR | None) -> PAMR | None:
     """Validates the ``pamr`` key: None, or ``dict(num_iter=…, dilations=…)``.
 
     Raises:
@@ -38,18 +49,72 @@ def parse_pamr(pamr: Mapping | None) -> dict | None:
     """
     if pamr is None:
         return None
-    if not isinstance(pamr, Mapping) or set(pamr) - {"num_iter", "dilations"}:
+    given = pamr._asdict() if isinstance(pamr, PAMR) else pamr
+    if not isinstance(given, Mapping) or set(given) - set(PAMR._fields):
         raise InputError(
             f"pamr: expected None or dict(num_iter=10, dilations=(8, 16)), but got {pamr!r}."
         )
-    num_iter, dilations = pamr.get("num_iter", 10), tuple(pamr.get("dilations", (8, 16)))
-    if isinstance(num_iter, bool) or not isinstance(num_iter, int) or num_iter < 0:
-        raise InputError(f"pamr.num_iter: expected an integer from 0, but got {num_iter!r}.")
-    if not dilations or not all(
-        isinstance(d, int) and not isinstance(d, bool) and d > 0 for d in dilations
-    ):
-        raise InputError(f"pamr.dilations: expected positive integers, but got {dilations!r}.")
-    return {"num_iter": num_iter, "dilations": dilations}
+    num_iter = integer(given.get("num_iter", 10), "pamr.num_iter")
+    dilations = given.get("dilations", (8, 16))
+    whole = isinstance(dilations, Iterable) and not isinstance(dilations, str)
+    dilations = tuple(dilations) if whole else ()
+    if not dilations or not all(is_integer(d, 1) for d in dilations):
+        raise InputError(
+            "pamr.dilations: expected positive integers, but got "
+            f"{given.get('dilations', (8, 16))!r}."
+        )
+    return PAMR(num_iter, tuple(map(int, dilations)))
+
+
+def refine(logits: Tensor, image: Tensor, settings: PAMR | None) -> Tensor:
+    """Logits refined along the edges of an image.
+
+    Args:
+        logits: (H, W, Q); overwritten.
+        image: (3, H', W'), CLIP-normalised.
+        settings: None leaves the logits as they are.
+
+    Returns:
+        (H, W, Q).
+    """
+    if settings is None:
+        return logits
+    refined = pamr(logits, _guide(image, tuple(logits.shape[:2])), *settings)
+    trim_memory(refined.numel())
+    return refined
+
+
+def refine_strips(
+    strip: Callable[[int, int], Tensor],
+    shape: tuple[int, int, int],
+    image: Tensor,
+    settings: PAMR | None,
+) -> Iterator[Tensor]:
+    """:func:`refine` for logits that are never held as a whole.
+
+    Args:
+        strip: gives the logits (last - first, W, Q) of rows ``first`` to ``last - 1``; called for
+            one strip after the other, from top to bottom.
+        shape: (H, W, Q) of all.
+        image: (3, H', W'), CLIP-normalised.
+        settings: None leaves the logits as they are.
+
+    Yields:
+        (rows, W, Q), from top to bottom.
+    """
+    height, width, queries = shape
+    if settings is not None:
+        yield from pamr_strips(strip, queries, _guide(image, (height, width)), *settings)
+        return
+    step = max(1, _STRIP_ELEMENTS // (width * queries))
+    for top in range(0, height, step):
+        yield strip(top, min(top + step, height))
+
+
+def _guide(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """The image (3, H', W') at the output's size (3, H, W)."""
+    with stage("refinement"):
+        return F.interpolate(image[None].float(), size=size, mode="bilinear")[0]
 
 
 def pamr(scores: Tensor, guide: Tensor, num_iter: int, dilations: Sequence[int]) -> Tensor:
@@ -214,7 +279,6 @@ class _Bands:
             values = values.view(bottom - top, -1, values.shape[-1])
             yield slice(left, left + values.shape[1]), values
             left += values.shape[1]
-            advance(values.numel())
 
     def _neighbours(self, band: int, origin: int, modulus: int) -> list[Tensor]:
         """Flat places of the neighbours, [(pixels, P)] tile by tile; borders are replicated.

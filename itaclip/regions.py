@@ -24,7 +24,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .errors import BadSampleError, InputError, check_number
+from .checks import integer, number
+from .errors import BadSampleError, InputError
 from .sam import SamSource
 
 RULES = ("vote", "mean", "sam_refine")
@@ -257,9 +258,9 @@ class SlicSource:
     sigma: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number("regions.segments", self.segments, 1, integer=True)
-        check_number("regions.compactness", self.compactness, 1e-6)
-        check_number("regions.sigma", self.sigma, 0)
+        integer(self.segments, "regions.segments", 1)
+        number(self.compactness, "regions.compactness", 1e-6)
+        number(self.sigma, "regions.sigma", 0)
 
     def __call__(self, picture: Picture) -> np.ndarray:
         try:

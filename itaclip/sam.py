@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .errors import InputError, check_number
+from .checks import integer, number
+from .errors import InputError
 from .runtime.files import atomic_write
 from .runtime.text_cache import default_folder
 
@@ -74,9 +75,9 @@ class SamSource:
             raise InputError(f"regions.model: expected SAM's folder, but got {self.model!r}.")
         for name in ("points_per_side", "min_area", "refine_area"):
             low = 1 if name == "points_per_side" else 0
-            check_number(f"regions.{name}", getattr(self, name), low, integer=True)
+            integer(getattr(self, name), f"regions.{name}", low)
         for name in ("pred_iou", "stability", "nms", "thd", "refine_iou"):
-            check_number(f"regions.{name}", getattr(self, name), 0, 1)
+            number(getattr(self, name), f"regions.{name}", 0, 1)
         if self.order not in ORDERS:
             raise InputError(
                 f"regions.order: expected one of {', '.join(ORDERS)}, but got {self.order!r}."
@@ -351,9 +352,9 @@ def sam_refine(scores: Tensor, labels: Tensor, pixels: np.ndarray, source: SamSo
 def _pieces(mask: np.ndarray, area: int) -> Iterator[np.ndarray]:
     """The 8-connected pieces (H, W) bool of at least ``area`` pixels."""
     count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    for number in range(1, count):
-        if stats[number, cv2.CC_STAT_AREA] >= max(1, area):
-            yield parts == number
+    for index in range(1, count):
+        if stats[index, cv2.CC_STAT_AREA] >= max(1, area):
+            yield parts == index
 
 
 def _prompts(sam: Sam, probs: Tensor, piece: np.ndarray, thd: float) -> dict[str, Tensor]:

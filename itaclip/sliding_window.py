@@ -9,13 +9,14 @@ windows after the other is added into the output: the cost grows linearly with t
 Shapes: H, W pixels; h, w patches of a window; R, K rows and columns of windows; Q channels (last).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import is_integer
 from .errors import InputError
 from .runtime.stages import stage
 
@@ -63,45 +64,79 @@ def whole_image(image_size: tuple[int, int]) -> WindowGrid:
     return WindowGrid(tuple(image_size), tuple(image_size), (0,), (0,))
 
 
-def parse_test_cfg(test_cfg: dict) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Validates ``test_cfg``: (crop, stride) for mode 'slide', None for mode 'whole'.
+# How the windows meet in the output. A further way is a name here and a branch where the segmentor
+# makes similarities.
+MERGES = ("average",)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The ``test_cfg`` key, validated: how windows lie over an image, and how they meet.
+
+    Attributes:
+        crop_size, stride: (height, width) in pixels; None takes the whole image at once.
+        merge: ``'average'``: the mean of the similarity maps of the windows at a pixel.
+    """
+
+    crop_size: tuple[int, int] | None = (224, 224)
+    stride: tuple[int, int] | None = (28, 28)
+    merge: str = "average"
+
+    @property
+    def whole(self) -> bool:
+        """Whether images are taken at once."""
+        return self.crop_size is None
+
+    def over(self, image_size: tuple[int, int]) -> WindowGrid:
+        """The windows of an image of (H, W) pixels."""
+        if self.whole:
+            return whole_image(image_size)
+        return sliding_windows(image_size, self.crop_size, self.stride)
+
+
+def parse_test_cfg(test_cfg: Mapping | Windows | None) -> Windows:
+    """Validates ``test_cfg``; None gives its defaults.
 
     Raises:
         InputError: an unknown mode or key, or sizes that are not positive integers.
     """
-    if not isinstance(test_cfg, dict) or test_cfg.get("mode") not in ("slide", "whole"):
+    if isinstance(test_cfg, Windows):
+        return test_cfg
+    given = {"mode": "slide"} if test_cfg is None else test_cfg
+    if not isinstance(given, Mapping) or given.get("mode") not in ("slide", "whole"):
         raise InputError(
             "test_cfg: expected dict(mode='slide', crop_size=…, stride=…) or dict(mode='whole'), "
-            f"but got {test_cfg!r}."
+            f"but got {given!r}."
         )
-    allowed = {"mode", "crop_size", "stride"} if test_cfg["mode"] == "slide" else {"mode"}
-    unknown = sorted(set(test_cfg) - allowed)
+    allowed = {"mode", "merge"} | ({"crop_size", "stride"} if given["mode"] == "slide" else set())
+    unknown = sorted(set(given) - allowed)
     if unknown:
         raise InputError(
-            f"test_cfg: unknown key {unknown[0]!r} for mode {test_cfg['mode']!r}; expected "
+            f"test_cfg: unknown key {unknown[0]!r} for mode {given['mode']!r}; expected "
             f"{', '.join(sorted(allowed))}."
         )
-    if test_cfg["mode"] == "whole":
-        return None
-    crop = _pair(test_cfg.get("crop_size", (224, 224)), "crop_size")
-    stride = _pair(test_cfg.get("stride", (28, 28)), "stride")
+    merge = given.get("merge", "average")
+    if merge not in MERGES:
+        raise InputError(
+            f"test_cfg.merge: expected {' or '.join(map(repr, MERGES))}, but got {merge!r}."
+        )
+    if given["mode"] == "whole":
+        return Windows(None, None, merge)
+    crop = _pair(given.get("crop_size", (224, 224)), "crop_size")
+    stride = _pair(given.get("stride", (28, 28)), "stride")
     if any(s > c for s, c in zip(stride, crop, strict=True)):
         raise InputError(
             f"test_cfg.stride: expected at most the crop {crop}, but got {stride}: pixels between "
             "the windows would never be seen."
         )
-    return crop, stride
+    return Windows(crop, stride, merge)
 
 
 def _pair(value: object, key: str) -> tuple[int, int]:
     """An int or a (height, width) pair of positive ints."""
-    pair = (value, value) if isinstance(value, int) else value
-    if (
-        isinstance(pair, (tuple, list))
-        and len(pair) == 2
-        and all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in pair)
-    ):
-        return pair[0], pair[1]
+    pair = (value, value) if is_integer(value) else value
+    if isinstance(pair, tuple | list) and len(pair) == 2 and all(is_integer(v, 1) for v in pair):
+        return int(pair[0]), int(pair[1])
     raise InputError(
         f"test_cfg.{key}: expected one or two (height, width) positive integers, got {value!r}."
     )

@@ -1,8 +1,8 @@
 """Text features: names in templates, averaged, blended with auxiliary texts (METHODS 1.2).
 
 CLIP's text tower is causal and a prompt's feature is read at its end token, so prompts are encoded
-in batches of equal token length without any padding: exact, and most prompts use 10-20 of 77 tokens.
-SigLIP's is not, and is read at the last token, so its prompts are padded to the whole context.
+in batches of equal token length without any padding: exact, and most prompts use 10-20 of 77
+tokens. SigLIP's is not, and is read at the last token: its prompts are padded to the whole context.
 
 Shapes: P prompts, T tokens, D width, E embedding, Q queries.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .clip_model import facts_of
-from .clip_model.tokenizers import tokenizer_of
+from .clip_model.tokenizers import Tokenizer, tokenizer_of
 from .errors import InputError
 from .recipes.tower import add_attention, add_feed_forward, block_projections
 from .runtime.text_cache import TextCache
@@ -57,7 +57,6 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.remember = False
         self.facts = facts_of(clip)
-        self.tokenizer = tokenizer_of(self.facts.tokenizer, self.facts.cleaning)
         self._check_end()
         self.blocks = clip.transformer.resblocks
         self.token_embedding = clip.token_embedding
@@ -106,6 +105,11 @@ class TextEncoder(nn.Module):
         """Token numbers with start and end tokens, of any length."""
         return self.tokenizer(prompt)
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own; kept beside the model, which may be copied and pickled."""
+        return tokenizer_of(self.facts.tokenizer, self.facts.cleaning)
+
     def _check_end(self) -> None:
         """The token that the tower reads must be the last of a text, and only there."""
         if self.facts.text_reads == "last":
@@ -129,7 +133,9 @@ class TextEncoder(nn.Module):
         x = add_attention(self.blocks[-1], x[:, -1:], attention)
         x = add_feed_forward(self.blocks[-1], x)[:, 0]
         features = self.ln_final(x) @ self.text_projection
-        return features if self.text_projection_bias is None else features + self.text_projection_bias
+        return (
+            features if self.text_projection_bias is None else features + self.text_projection_bias
+        )
 
     def digest(self) -> str:
         """A sha256 of the tower's weights, and of what else its features depend on."""

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from .background_words import PLAIN, background_words, is_list_name
 from .errors import InputError
-from .runtime.files import read_text
+from .runtime.files import read_text, resolve_path
 
 ClassNames = tuple[tuple[str, ...], ...]
 AuxiliaryEntries = dict[str, tuple[str, int]]
@@ -145,7 +146,8 @@ def parse_class_names(lines: Iterable[str], source: str, background: bool = Fals
         lines: One line per class; names separated by commas. Blank lines at the end are ignored.
         source: The file's name, for messages.
         background: Whether class 0 is "everything else". Its word list may then contain another
-            class's name, as some published lists do; elsewhere a repeated name is an error.
+            class's name, as some published lists do; elsewhere a repeated name is an error. Its
+            line may name a list instead: `@generic`; see `itaclip.background_words`.
 
     Returns:
         Per class its names.
@@ -229,6 +231,17 @@ def load_vocabulary(
     return Vocabulary(names, texts, background, sources, places)
 
 
+def read_vocabulary(
+    name_path: str | Path | None, auxiliary_text_path: str | Path | None, background: bool
+) -> Vocabulary:
+    """:func:`load_vocabulary` of a config's paths: absolute, or of this folder or the project."""
+    if name_path is None:
+        raise InputError("name_path: expected the path of a class-name file, but got None.")
+    names, aux = resolve_path(name_path, "name_path"), auxiliary_text_path
+    aux = None if aux is None else resolve_path(aux, "auxiliary_text_path")
+    return load_vocabulary(names, aux, background)
+
+
 def normalise_name(name: str) -> str:
     """The form in which names are compared: lower case, single spaces, accents composed (NFC)."""
     return unicodedata.normalize("NFC", " ".join(name.split()).lower())
@@ -307,10 +320,27 @@ def _line_of_names(names: str | Sequence[str], index: int, source: str) -> str:
     return ", ".join(names)
 
 
+def _with_listed_words(lines: list[tuple[str, str]], background: bool) -> list[tuple[str, str]]:
+    """The words of class 0 for the name of their list; see :mod:`itaclip.background_words`."""
+    for index, (place, line) in enumerate(lines):
+        elsewhere = index > 0 or not background
+        if not is_list_name(line.strip()) or (line.strip() == PLAIN and elsewhere):
+            continue  # a class may be called plain
+        if elsewhere:
+            raise InputError(
+                f"{place}: {line.strip()!r} names a list of background words, which only class 0 "
+                "takes, with background=True."
+            )
+        taken = {normalise_name(name) for _, other in lines[1:] for name in other.split(",")}
+        lines[0] = (place, ", ".join(background_words(line.strip(), place, taken)))
+    return lines
+
+
 def _parse_names(
     lines: Iterable[tuple[str, str]], source: str, background: bool
 ) -> tuple[tuple[str, ...], ...]:
     """Names per class from (place, line) pairs."""
+    lines = _with_listed_words(list(lines), background)
     class_names: list[tuple[str, ...]] = []
     first_seen: dict[str, tuple[int, str]] = {}  # compared form → class, place
     for index, (place, line) in enumerate(lines):

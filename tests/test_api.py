@@ -13,7 +13,9 @@ from PIL import Image
 
 import itaclip
 from itaclip import InputError, Segmentation
-from itaclip.predict.words import SURROUNDINGS, make_vocabulary
+from itaclip.background_words import LISTS
+from itaclip.predict.words import make_vocabulary
+from itaclip.sliding_window import Windows
 
 matplotlib.use("Agg")
 WORDS = [["sky"], ["sea", "ocean"], ["cat"], ["boat", "sailboat"]]
@@ -75,18 +77,18 @@ def test_a_config_gives_what_mmseg_gives(recipe, tmp_path):
 def test_settings_overrule_a_config():
     given = dict(precision="fp32", stride=28, short_side=120, label_closing=0)
     model = itaclip.load(config=PROJECT / "configs/cfg_storybook.py", recipe="naclip", **given)
-    assert model.segmentor.sliding == ((112, 112), (28, 28))
+    assert model.segmentor.settings.windows == Windows((112, 112), (28, 28))
     assert model.short_side == 120
-    assert model.segmentor.label_closing == 0
+    assert model.segmentor.settings.label_closing == 0
     assert model.recipe.gaussian_std == 5
     assert "float32" in model.describe()
 
 
 def test_defaults_follow_the_model(model, storybook):
-    assert model.segmentor.sliding == ((64, 64), (16, 16))
-    assert storybook.segmentor.sliding == ((112, 112), (56, 56))
-    assert (storybook.short_side, len(storybook.segmentor.views)) == (None, 1)
-    assert len(model.segmentor.views) == 5
+    assert model.segmentor.settings.windows == Windows((64, 64), (16, 16))
+    assert storybook.segmentor.settings.windows == Windows((112, 112), (56, 56))
+    assert (storybook.short_side, len(storybook.segmentor.settings.views)) == (None, 1)
+    assert len(model.segmentor.settings.views) == 5
 
 
 def test_a_tower_of_another_depth_takes_the_recipe_s_relative_blocks(tmp_path, caplog):
@@ -97,7 +99,7 @@ def test_a_tower_of_another_depth_takes_the_recipe_s_relative_blocks(tmp_path, c
         model = itaclip.load(tmp_path / "six.pt", crop_size=None)
     assert model.recipe.middle_layers == (4, 5)
     assert "scaled to a tower of 6 blocks" in caplog.text
-    assert model.segmentor.sliding is None
+    assert model.segmentor.settings.windows.whole
 
 
 @pytest.mark.parametrize(
@@ -167,7 +169,7 @@ def test_common_surroundings_leave_the_classes_out():
     vocabulary = make_vocabulary("Tree, oak; cat", True)
     assert vocabulary.background
     assert "tree" not in vocabulary.class_names[0]
-    assert {*vocabulary.class_names[0], "tree"} == {*SURROUNDINGS}
+    assert {*vocabulary.class_names[0], "tree"} == {*LISTS["surroundings"]}
     assert make_vocabulary("tree", False).class_names == (("tree",),)
 
 
@@ -458,12 +460,3 @@ def test_plot_names_the_classes_found(small):
     assert texts == ["background 90%", "dog 9%", "cat 0%"]
     assert small.plot(ax) is ax
     matplotlib.pyplot.close("all")
-
-
-def test_colours_are_distinct():
-    from itaclip.runtime.pictures import class_colours
-
-    colours = np.array(class_colours(40), int)
-    distances = np.abs(colours[:, None] - colours[None]).sum(-1) + 999 * np.eye(40, dtype=int)
-    assert distances.min() > 25
-    assert len(class_colours(300, background=True)) == 300

@@ -289,7 +289,11 @@ def clip_state():
         ("visual.conv1.weight", torch.ones(0, 3, 16, 16), "visual.conv1.weight"),
         ("visual.positional_embedding", torch.ones([]), "visual.positional_embedding"),
         ("visual.positional_embedding", torch.ones(1, 64), "image_size is 0"),
-        ("token_embedding.weight", torch.ones(100, 64), "vocabulary_size is 100, .* expected 49408;"),
+        (
+            "token_embedding.weight",
+            torch.ones(100, 64),
+            "vocabulary_size is 100, .* expected 49408;",
+        ),
         ("positional_embedding", torch.ones(5000, 64), "context_length is 5000"),
         ("text_projection", torch.ones(65, 32), "text_projection.*65|65 wide|asks for"),
     ],

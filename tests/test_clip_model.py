@@ -12,10 +12,8 @@ import torch
 from conftest import CLIP_CONFIG, random_clip
 
 from itaclip import InputError
-from itaclip.clip_model import OPENAI_MODELS, clip_module, fetch_openai, load_clip
-from itaclip.clip_model import sources
+from itaclip.clip_model import OPENAI_MODELS, clip_module, fetch_openai, load_clip, sources
 from itaclip.runtime import download
-
 
 HEADS_OF_64 = CLIP_CONFIG | dict(vision_heads=1)
 

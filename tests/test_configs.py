@@ -82,13 +82,13 @@ def test_the_head_tells_the_cost(path):
         int, re.search(r"Cost: (\d+) encoder pass\w* for (\d+)x(\d+) network", text).groups()
     )
     config = Config.fromfile(PROJECT / path)
-    sliding = parse_test_cfg(dict(config.model.test_cfg))
+    layout = parse_test_cfg(dict(config.model.test_cfg))
     views = 5 if config.model.get("image_engineering_weight") else 1
-    windows = len(sliding_windows((height, width), *sliding)) if sliding else 1
+    windows = len(layout.over((height, width)))
     assert passes == windows * views
     if views == 5:
         (cheaper,) = re.findall(r"; (\d+) with", text)
-        assert int(cheaper) == 5 * len(sliding_windows((height, width), sliding[0], (56, 56)))
+        assert int(cheaper) == 5 * len(sliding_windows((height, width), layout.crop_size, (56, 56)))
     assert f"python eval.py --config {path}" in text
 
 

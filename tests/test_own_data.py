@@ -125,7 +125,7 @@ def test_tutorial_without_masks(project, scored, monkeypatch):
     intersection, union = np.zeros(3, int), np.zeros(3, int)
     for name, (mask, _) in MASKS.items():
         picture = Image.open(project / "my_labels" / f"{name}.png")
-        assert picture.mode == "L"
+        assert picture.mode == "P"
         labels, truth = np.asarray(picture), np.vectorize(lookup.get)(mask)
         assert labels.shape == truth.shape
         for index in range(3):
@@ -271,7 +271,7 @@ def sample(path, labels):
     return {"img_path": str(path), "pred_sem_seg": {"data": torch.tensor([labels])}}
 
 
-@pytest.mark.parametrize(("classes", "mode"), [(255, "L"), (256, "I;16"), (1000, "I;16")])
+@pytest.mark.parametrize(("classes", "mode"), [(255, "P"), (256, "I;16"), (1000, "I;16")])
 def test_bits_follow_the_number_of_classes(tmp_path, classes, mode):
     metric = saver(tmp_path / "out", classes)
     metric.process(None, [sample("street.one.jpg", [[0, 1], [classes - 1, 2], [3, 3]])])

@@ -15,7 +15,7 @@ from conftest import random_clip
 from itaclip import InputError
 from itaclip.evaluation.command import load_config, parse_arguments
 from itaclip.image_encoder import ImageEncoder
-from itaclip.recipes import RECIPES, resolve_recipe
+from itaclip.recipes import RECIPES, list_recipes, register, resolve_recipe
 
 ROOT = Path(__file__).parent.parent
 TUTORIAL = (ROOT / "docs/recipes.md").read_text()
@@ -231,3 +231,28 @@ def test_every_recipe_is_in_the_docs():
     for name in RECIPES:
         stem = name.split("_", 1)
         assert f"`{name}`" in named or f"`_{stem[-1]}`" in named, name
+
+
+def test_a_name_is_given_once():
+    with pytest.raises(InputError, match="'naclip' is taken by Hajimiri"):
+        register("naclip")(type(RECIPES["naclip"]))
+    with pytest.raises(InputError, match="'pearl' is taken"):
+        RECIPES["pearl"] = RECIPES["clip"]
+
+
+def test_recipes_are_listed_with_source_and_filtered():
+    entries = list_recipes()
+    assert [entry.name for entry in entries] == list(RECIPES)
+    assert all(entry.source for entry in entries)
+    assert all(entry.exact or entry.left_out for entry in entries), "nothing says what it is"
+    assert {entry.name for entry in list_recipes("naclip_*")} == {
+        "naclip_vanilla", "naclip_gav", "naclip_n_only",
+    }  # fmt: skip
+    assert [entry.name for entry in list_recipes("*SC-CLIP*")] == ["scclip"]
+    readers = [entry.name for entry in list_recipes(needs="text")]
+    assert readers == ["resclip"] and "resclip" not in {
+        entry.name for entry in list_recipes(without="text")
+    }
+    assert list_recipes("scclip")[0].keys["similarity_layer"] == 9
+    with pytest.raises(InputError, match="'txt'"):
+        list_recipes(needs="txt")

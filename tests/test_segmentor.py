@@ -5,7 +5,6 @@ import reference
 import torch
 from conftest import bgr_image, normalised
 from mmseg.structures import SegDataSample
-from tqdm import tqdm
 
 from itaclip import InputError, ITACLIPSegmentor, Vocabulary
 
@@ -186,7 +185,7 @@ def test_padding_of_a_preprocessor_is_taken_off(tiny_clip_path):
 def test_flipped_samples_are_flipped_back(tiny_clip_path):
     model = build(tiny_clip_path)
     image = normalised(bgr_image(66, 78))
-    for direction, axis in (("horizontal", 2), ("vertical", 1)):
+    for direction, axis in (("horizontal", (2,)), ("vertical", (1,)), ("diagonal", (1, 2))):
         meta = dict(ori_shape=(66, 78), flip=True, flip_direction=direction)
         result = model.predict([image], [SegDataSample(metainfo=meta)])[0]
         plain = model.predict([image])[0]
@@ -199,7 +198,7 @@ def test_labels_in_strips_equal_labels_of_scores(pamr, area_thd, tiny_clip_path,
     settings = dict(pamr=pamr, area_thd=area_thd, logit_scale=60, prob_thd=0.2, label_closing=3)
     image, size = bgr_image(83, 97), (119, 131)
     whole = run(build(tiny_clip_path, **settings), [image], [size])[0]
-    monkeypatch.setattr("itaclip.segmentor._STRIP_ELEMENTS", 131 * 7 * 20)
+    monkeypatch.setattr("itaclip.refinement._STRIP_ELEMENTS", 131 * 7 * 20)
     monkeypatch.setattr("itaclip.refinement._TILE_ELEMENTS", dict(cpu=131 * 7 * 20))
     strips = run(build(tiny_clip_path, return_scores=False, **settings), [image], [size])[0]
     assert "seg_logits" not in strips
@@ -208,27 +207,12 @@ def test_labels_in_strips_equal_labels_of_scores(pamr, area_thd, tiny_clip_path,
     assert same > 0.999
 
 
-@pytest.mark.parametrize("scores", [True, False])
-@pytest.mark.parametrize("many", [None, "windows", "elements"])
-def test_one_bar_over_heavy_images_alone(many, scores, tiny_clip_path, monkeypatch, capsys):
-    totals = []
-
-    class Bar(tqdm):
-        def close(self):
-            if not self.disable:
-                totals.append((self.n, self.total))
-            super().close()
-
-    monkeypatch.setattr("itaclip.runtime.progress.tqdm", Bar)
+@pytest.mark.parametrize("many", [False, True])
+def test_one_bar_over_the_windows_of_heavy_images_alone(many, tiny_clip_path, monkeypatch, capsys):
     if many:
-        monkeypatch.setattr(f"itaclip.segmentor._MANY_{many.upper()}", 4)
-    settings = dict(pamr=dict(num_iter=3, dilations=(2, 4)), image_engineering_weight=0.7)
-    model = build(tiny_clip_path, return_scores=scores, area_thd=0.4, logit_scale=60, **settings)
-    run(model, [bgr_image(83, 97)])
-    printed = capsys.readouterr().err
-    assert len(totals) == (1 if many else 0), "one bar, or none"
-    assert ("image:" in printed) == bool(many)
-    assert all(done == total for done, total in totals)
+        monkeypatch.setattr("itaclip.features._MANY_WINDOWS", 4)
+    run(build(tiny_clip_path), [bgr_image(83, 97)])
+    assert ("windows:" in capsys.readouterr().err) == many
 
 
 def test_more_than_255_classes(tiny_clip_path):

@@ -1,7 +1,7 @@
 """Make the benchmark table from run records and the published figures.
 
     python tools/results.py work_dirs docs/results
-    python tools/results.py docs/results --update README.md
+    python tools/results.py docs/results --update docs/benchmarks.md
 
 Every figure says whether it was measured (bold, with a note on its run) or quoted. Records of runs
 over part of a split, or over data of one's own, have no place in the table and are named.

@@ -18,8 +18,6 @@ from ..predict.load import EncodedImage, Segmenter
 from ..predict.segmentation import Segmentation
 from ..predict.words import make_vocabulary
 from ..recipes import RECIPES
-from ..refinement import parse_pamr
-from ..views import make_views
 from ..vocabulary import Vocabulary
 
 # Larger images are shrunk to this long side, which bounds a visitor's time and memory.
@@ -173,18 +171,19 @@ class Workbench:
         self._lock = threading.Lock()
         self._loaded = segmenter
         model = segmenter.segmentor
-        side = model.image_encoder.visual.input_resolution
-        self._window, stride = model.sliding or ((side, side), None)
+        side, windows = model.image_encoder.resolution, model.settings.windows
+        self._window = (side, side) if windows.whole else windows.crop_size
+        stride = windows.stride
         self.strides = _strides(self._window, stride)
         named = next((name for name, own in RECIPES.items() if own == segmenter.recipe), OWN_RECIPE)
         self.recipes = [named, *(n for n in RECIPES if n != named and _fits(segmenter, n))]
         self.defaults = Settings(
             recipe=named,
             stride=next(text for text, value in self.strides.items() if value == stride),
-            views=len(model.views) > 1,
-            refined=model.pamr is not None,
-            logit_scale=model.logit_scale,
-            prob_thd=model.prob_thd,
+            views=len(model.settings.views) > 1,
+            refined=model.settings.pamr is not None,
+            logit_scale=model.settings.logit_scale,
+            prob_thd=model.settings.prob_thd,
         )
 
     @property
@@ -253,17 +252,16 @@ class Workbench:
 
     def _segmenter(self, settings: Settings) -> Segmenter:
         """A segmenter with the settings that shares the weights."""
-        own = settings.recipe == OWN_RECIPE
-        segmenter = self._loaded.with_recipe(self._loaded.recipe if own else settings.recipe)
-        model = segmenter.segmentor  # a variant: what is set here changes nothing elsewhere
-        stride = self.strides[settings.stride]
-        model.sliding = None if stride is None else (self._window, stride)
+        own, stride = settings.recipe == OWN_RECIPE, self.strides[settings.stride]
+        changes = dict(logit_scale=settings.logit_scale, test_cfg={"mode": "whole"})
+        if stride is not None:
+            changes["test_cfg"] = dict(mode="slide", crop_size=self._window, stride=stride)
         if settings.views != self.defaults.views:
-            model.views = make_views(_WEIGHT_OF_VIEWS if settings.views else None)
+            changes["image_engineering_weight"] = _WEIGHT_OF_VIEWS if settings.views else None
         if settings.refined != self.defaults.refined:
-            model.pamr = parse_pamr(_PAMR if settings.refined else None)
-        model.logit_scale = settings.logit_scale
-        return segmenter
+            changes["pamr"] = _PAMR if settings.refined else None
+        segmenter = self._loaded.with_recipe(self._loaded.recipe if own else settings.recipe)
+        return segmenter.variant(**changes)
 
 
 def _fits(segmenter: Segmenter, recipe: str) -> bool:

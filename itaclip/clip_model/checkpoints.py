@@ -317,7 +317,7 @@ def _stored_array(archive: zipfile.ZipFile, name: str) -> StoredTensor:
         header = ast.literal_eval(file.read(length).decode("latin1"))
     offset = (12 if wide else 10) + length
     shape, kind = _shape(header["shape"]), np.dtype(str(header["descr"]))
-    if kind.hasobject or not kind.isnative and kind.itemsize > 1:
+    if kind.hasobject or (not kind.isnative and kind.itemsize > 1):
         raise _Refused(f"{name[:100]} in it has the type {kind}")
     dtype = torch.from_numpy(np.empty(0, kind)).dtype
     if archive.getinfo(name).file_size != offset + math.prod(shape) * dtype.itemsize:
@@ -428,9 +428,10 @@ def _attributes(module: Any) -> Iterator[tuple[str, StoredTensor]]:
 
 def _read_old_layout(path: Path) -> Table:
     """Pickles one after another (magic number, version, machine, table, keys), then the values."""
-    file = open(path, "rb")
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        file.close()
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
         storages: dict[str, _Storage] = {}
         places: dict[str, int] = {}
 

@@ -28,11 +28,11 @@ def describe_folder(folder: Path) -> tuple[dict[str, Any], Table, Path]:
         InputError: no description, one of another architecture, or no weights.
     """
     own, open_clip = folder / "config.json", folder / "open_clip_config.json"
-    if own.is_file():
-        config = read_json(own)
-        if "model_type" in config or not open_clip.is_file():
-            if not open_clip.is_file() or _has_weights(folder, _TRANSFORMERS_STEMS):
-                return _transformers(config, own), read_folder(folder, _TRANSFORMERS_STEMS), own
+    # Repositories with both: the library's own layout, where its weights are there too.
+    both = own.is_file() and open_clip.is_file()
+    usable = both and "model_type" in read_json(own) and _has_weights(folder, _TRANSFORMERS_STEMS)
+    if own.is_file() and (usable or not both):
+        return _transformers(read_json(own), own), read_folder(folder, _TRANSFORMERS_STEMS), own
     if open_clip.is_file():
         return _open_clip(read_json(open_clip), open_clip), _open_clip_weights(folder), open_clip
     raise InputError(
@@ -118,9 +118,7 @@ def _transformers(config: Mapping, path: Path) -> dict[str, Any]:
     kind = config.get("model_type")
     if kind not in ("clip", "metaclip_2", "siglip"):
         what = _REFUSED.get(kind, f"a model of the type {kind!r}")
-        raise InputError(
-            f"{path}: describes {what}, which is not supported; expected {SUPPORTED}."
-        )
+        raise InputError(f"{path}: describes {what}, which is not supported; expected {SUPPORTED}.")
     defaults = _SIGLIP_DEFAULTS if kind == "siglip" else _CLIP_DEFAULTS
     vision, text = (_part(config, tower, defaults, path) for tower in ("vision", "text"))
     told = dict(

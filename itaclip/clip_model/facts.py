@@ -119,8 +119,7 @@ def parse_clip_config(clip_config: Mapping | None) -> dict[str, Any] | None:
     for key in config:
         if key not in (*_REQUIRED, *_OPTIONAL):
             raise InputError(
-                f"clip_config: unknown key {key!r}; expected "
-                f"{', '.join((*_REQUIRED, *_OPTIONAL))}."
+                f"clip_config: unknown key {key!r}; expected {', '.join((*_REQUIRED, *_OPTIONAL))}."
             )
     if "activation" in config and config["activation"] not in ACTIVATIONS:
         raise InputError(
@@ -130,9 +129,7 @@ def parse_clip_config(clip_config: Mapping | None) -> dict[str, Any] | None:
     for key in ("vision_heads", "text_heads"):
         value = config.get(key, 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(
-                f"clip_config.{key}: expected an integer from 1, but got {value!r}."
-            )
+            raise InputError(f"clip_config.{key}: expected an integer from 1, but got {value!r}.")
     for key in _OPTIONAL:
         if key in config:
             config[key] = colours(config[key], f"clip_config.{key}", positive=key == "std")

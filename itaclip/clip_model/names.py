@@ -112,9 +112,7 @@ def _scaled(target: StoredTensor, gamma: StoredTensor) -> StoredTensor:
         factor = gamma.read().float()
         return values.float() * factor.view(-1, *[1] * (values.ndim - 1))
 
-    return replace(
-        target, dtype=torch.float32, read=lambda: scale(target.read())
-    )
+    return replace(target, dtype=torch.float32, read=lambda: scale(target.read()))
 
 
 # ---- Hugging Face -------------------------------------------------------------------------------

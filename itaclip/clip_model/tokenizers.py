@@ -80,7 +80,9 @@ class FolderTokenizer:
         self.unknown = own.unk_token_id
         self.marks = frozenset(i for i in own.all_special_ids if i != self.unknown)
         if own.pad_token_id is None:
-            raise InputError(f"{folder}: expected a tokenizer with a padding token; fetch it again.")
+            raise InputError(
+                f"{folder}: expected a tokenizer with a padding token; fetch it again."
+            )
 
     def __call__(self, text: str) -> list[int]:
         if self._cleaning != "none":

@@ -82,7 +82,9 @@ def add_word_options(parser: argparse.ArgumentParser) -> None:
     )
     either = group.add_mutually_exclusive_group()
     either.add_argument(
-        "--background", metavar="WORDS", help='words for everything else: "sky, wall"'
+        "--background",
+        metavar="WORDS",
+        help='words for everything else: "sky, wall", or a list of them: @generic, @voc21, plain',
     )
     either.add_argument(
         "--surroundings",

@@ -15,6 +15,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmseg.datasets.transforms import LoadAnnotations
 from torch.utils.data import DataLoader
 
+from ..checks import is_integer
 from ..errors import BadSampleError, InputError
 from ..runtime.config import raised_at
 from ..runtime.files import one_line
@@ -60,7 +61,7 @@ class LabelRules:
                     f"test_evaluator.iou_metrics: {wrong[0]!r} is unknown; expected a list of "
                     f"{', '.join(_MEASURES)}."
                 )
-            if isinstance(metric.ignore_index, bool) or not isinstance(metric.ignore_index, int):
+            if not is_integer(metric.ignore_index):
                 raise InputError(
                     "test_evaluator.ignore_index: expected a label, such as 255, but got "
                     f"{metric.ignore_index!r}."

@@ -12,9 +12,12 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import METRICS, TRANSFORMS
+from PIL import Image
 
+from ..checks import is_integer
 from ..errors import BadSampleError, InputError
 from ..runtime.files import atomic_write
+from ..runtime.palette import palette_of
 from ..runtime.pictures import save_picture
 from .loading import mask_limit, read_labels
 
@@ -99,12 +102,12 @@ def _checked_mapping(mapping: Mapping[int, int]) -> dict[int, int]:
 def _label(value: object, key: str) -> int:
     if isinstance(value, str) and value.isdecimal():  # keys of a config in JSON or YAML
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _RAW_VALUES:
+    if not is_integer(value, 0, _RAW_VALUES - 1):
         raise InputError(
             f"LoadMappedAnnotations: expected {key} to be an integer from 0 to {_RAW_VALUES - 1}, "
             f"but got {value!r}."
         )
-    return value
+    return int(value)
 
 
 @METRICS.register_module()
@@ -138,8 +141,17 @@ class SaveLabels(BaseMetric):
             path = self._path_of(image)
             self._claim(path, image)
             labels = sample["pred_sem_seg"]["data"].squeeze(0).cpu().numpy().astype(dtype)
-            save_picture(path, labels)
+            save_picture(path, self._with_palette(labels))
             self.results.append((str(path), image))
+
+    def _with_palette(self, labels: np.ndarray) -> Image.Image:
+        """A label map whose 8-bit file shows the classes' colours; 16 bits have none."""
+        picture = Image.fromarray(labels)
+        if labels.dtype == np.uint8:
+            names = self.dataset_meta["classes"]
+            palette = palette_of(names, names[0] == "background")
+            picture.putpalette(np.asarray(palette, dtype=np.uint8).tobytes())
+        return picture
 
     def _path_of(self, image: str) -> Path:
         below = Path(Path(image).name)

@@ -30,6 +30,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 from PIL import Image
 
+from ..checks import is_integer
 from ..errors import BadSampleError, InputError
 from ..runtime.decoding import (
     MAX_PIXELS,
@@ -65,7 +66,7 @@ class LoadCheckedImage(LoadImageFromFile):
     def __init__(self, max_pixels: int = MAX_PIXELS, bits: int | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
         check_bits(bits, "LoadCheckedImage.bits")
-        if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
+        if not is_integer(max_pixels, 1):
             raise InputError(
                 "LoadCheckedImage: expected max_pixels to be an integer from 1, but got "
                 f"{max_pixels!r}."

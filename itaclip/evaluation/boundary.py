@@ -18,7 +18,8 @@ from mmseg.registry import METRICS
 from prettytable import PrettyTable
 from torch import Tensor
 
-from ..errors import InputError, check_number
+from ..checks import is_integer, number
+from ..errors import InputError
 
 _OUTSIDE = -1
 
@@ -49,8 +50,8 @@ class BoundaryIoUMetric(BaseMetric):
         prefix: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        check_number("BoundaryIoUMetric.dilation", dilation, 0, 1)
-        if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        number(dilation, "BoundaryIoUMetric.dilation", 0, 1)
+        if not is_integer(ignore_index):
             raise InputError(
                 "BoundaryIoUMetric.ignore_index: expected a label, such as 255, but got "
                 f"{ignore_index!r}."

@@ -23,6 +23,7 @@ from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
+from ..checks import is_number
 from ..errors import InputError
 from ..runtime.tool import ProcessLostError
 from .signals import check_stop, stop_behind
@@ -298,7 +299,7 @@ def _start(launcher: str, dist_cfg: dict[str, Any]) -> Processes:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(local_rank))
     _set_address(launcher, dist_cfg.get("port"))
     timeout = dist_cfg.get("timeout", TIMEOUT)
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
+    if not is_number(timeout, 0) or timeout == 0:
         raise InputError(
             f"env_cfg.dist_cfg.timeout: expected seconds above 0, but got {timeout!r}."
         )

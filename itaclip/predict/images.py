@@ -295,6 +295,19 @@ def resize(
     return cv2.resize(image, target[::-1], interpolation=method)
 
 
+def enlarged(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Labels (h, w), by the nearest, or scores (h, w, C), bilinearly, at (H, W)."""
+    if array.shape[:2] == size:
+        return array
+    if array.ndim == 2:
+        return cv2.resize(array, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    result = np.empty((*size, array.shape[2]), np.float32)
+    for index in range(array.shape[2]):  # OpenCV takes few channels at a time
+        channel = np.ascontiguousarray(array[..., index])
+        result[..., index] = cv2.resize(channel, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return result
+
+
 def fit(
     image: np.ndarray,
     short_side: int | None,

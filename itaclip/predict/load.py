@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
+from ..checks import integer
 from ..clip_model import SHIPPED_MODELS, load_clip
 from ..errors import InputError
 from ..recipes import Recipe
@@ -113,7 +114,8 @@ def load(
     given = {
         key: value
         for key, value in locals().items()
-        if key not in ("clip_model", "clip_config", "config", "recipe", "device") and value is not DEFAULT
+        if key not in ("clip_model", "clip_config", "config", "recipe", "device")
+        and value is not DEFAULT
     }
     settings = _read_config(config, "short_side" in given) if config is not None else {}
     name = clip_model if clip_model is not None else settings.pop("clip_model", DEFAULT_MODEL)
@@ -132,7 +134,10 @@ def load(
     settings.pop("attention", None)
     depth = len(clip.visual.transformer.resblocks)
     limits = ("short_side", "max_long_side", "max_result_side")
-    sizes = [_side(settings.pop(key, None), key) for key in limits]
+    sizes = [
+        integer(settings.pop(key, None), key, 1, optional=True, what="a number of pixels")
+        for key in limits
+    ]
     settings["test_cfg"] = _windows(settings)
     segmentor = ITACLIPSegmentor(clip, attention=fitting(attention, depth), **settings).eval()
     segmentor.text_encoder.remember = True
@@ -155,12 +160,6 @@ def _device(device: str | torch.device | None) -> torch.device:
         raise InputError(
             f"device: expected a device such as 'cpu' or 'cuda:0', but got {device!r}."
         ) from None
-
-
-def _side(value: object, key: str) -> int | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
-        return value
-    raise InputError(f"{key}: expected None or a number of pixels from 1, but got {value!r}.")
 
 
 def _windows(settings: dict) -> dict:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from ..checks import is_number
 from ..errors import InputError
 from ..runtime.pictures import overlay, overlay_with_legend, picture_format, save_picture
 
@@ -197,6 +198,6 @@ class Segmentation:
 
 
 def _checked_opacity(opacity: float) -> float:
-    if isinstance(opacity, bool) or not isinstance(opacity, int | float) or not 0 <= opacity <= 1:
+    if not is_number(opacity, 0, 1):
         raise InputError(f"opacity: expected a number from 0 to 1, but got {opacity!r}.")
     return opacity

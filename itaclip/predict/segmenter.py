@@ -6,20 +6,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
-from ..postprocess import check_postprocess
 from ..recipes import RECIPES, Recipe
 from ..recipes.base import keys_of
 from ..runtime.batches import trim_memory
-from ..runtime.pictures import class_colours
+from ..runtime.palette import palette_of
 from ..segmentor import DenseFeatures, ITACLIPSegmentor
-from .images import find_images, fit, read_image, resized_shape, source_of
+from .images import enlarged, find_images, fit, read_image, resized_shape, source_of
 from .segmentation import Segmentation
 from .words import BACKGROUND, make_vocabulary
 
@@ -77,13 +75,13 @@ class Segmenter:
 
     def describe(self) -> str:
         """Device, precision, windows and size, in a line."""
-        encoder, sliding = self.segmentor.image_encoder, self.segmentor.sliding
+        encoder, settings = self.segmentor.image_encoder, self.segmentor.settings
         windows = "the whole picture at once"
-        if sliding:
-            (height, width), (down, right) = sliding
+        if not settings.windows.whole:
+            (height, width), (down, right) = settings.windows.crop_size, settings.windows.stride
             windows = f"windows of {height}x{width} every {down}x{right} pixels"
         size = "its own size" if self.short_side is None else f"short side {self.short_side}"
-        views = len(self.segmentor.views)
+        views = len(settings.views)
         return f"{self.device}, {str(encoder.dtype)[6:]}, {size}, {windows}, {views} view(s) each"
 
     def with_recipe(self, recipe: str | Mapping | Recipe) -> "Segmenter":
@@ -92,8 +90,17 @@ class Segmenter:
         Raises:
             InputError: see :func:`itaclip.recipes.resolve_recipe`.
         """
-        depth = len(self.segmentor.image_encoder.visual.transformer.resblocks)
-        variant = self.segmentor.variant(fitting(recipe, depth))
+        return self.variant(fitting(recipe, self.segmentor.image_encoder.depth))
+
+    def variant(
+        self, attention: str | Mapping | Recipe | None = None, **changes: Any
+    ) -> "Segmenter":
+        """A segmenter with other settings that shares this one's weights.
+
+        Args:
+            attention, changes: see :meth:`itaclip.ITACLIPSegmentor.variant`.
+        """
+        variant = self.segmentor.variant(attention, **changes)
         return Segmenter(variant, self.short_side, self.max_long_side, self.max_result_side)
 
     # ---- one picture ----------------------------------------------------------------------------
@@ -133,9 +140,9 @@ class Segmenter:
 
     def _made_by(self) -> tuple:
         """Equal for segmenters that make equal features of a picture."""
-        encoder = self.segmentor.image_encoder
-        views = tuple((view.name, view.weight) for view in self.segmentor.views)
-        sizes = (self.short_side, self.max_long_side, self.segmentor.sliding)
+        encoder, settings = self.segmentor.image_encoder, self.segmentor.settings
+        views = tuple((view.name, view.weight) for view in settings.views)
+        sizes = (self.short_side, self.max_long_side, settings.windows)
         return (encoder.visual, encoder.recipe, encoder.precision, views, *sizes)
 
     def segment(
@@ -158,11 +165,11 @@ class Segmenter:
                 what :meth:`encode` made: that of another recipe or model is encoded anew.
             classes: per class a name or a list of names; or a string in which ``;`` separates
                 classes and ``,`` the names of one: ``"cat; sofa, couch"``. None takes the config's.
-            background: words for everything else, as a list or a string with commas. They are class
-                0, called "background", and the other classes count from 1. True takes
-                common surroundings (:data:`itaclip.predict.words.SURROUNDINGS`) but for those that
-                are
-                classes. None: no such class, so that every pixel gets one of the others.
+            background: words for everything else, as a list or a string with commas, or the name of
+                a list (``'@generic'``; see :mod:`itaclip.background_words`), but for those that are
+                classes. They are class 0, called "background", and the other classes count from 1.
+                True takes ``'@surroundings'``. None: no such class, so that every pixel gets one of
+                the others.
             auxiliary_texts: a text about every class, by one of its names.
             aux_text_weight: α, their share, from 0 to 1.
             prob_thd: pixels whose best score is below become background, so it needs one.
@@ -182,7 +189,7 @@ class Segmenter:
             prob_thd=prob_thd,
             area_thd=area_thd,
         )
-        segmentor.return_scores = scores
+        segmentor = segmentor.variant(return_scores=scores)
         encoded = self.encode(image)
         size = encoded.image.shape[:2]
         made = resized_shape(size, None, self.max_result_side)
@@ -194,7 +201,7 @@ class Segmenter:
             enlarged(labels.cpu().numpy().astype(np.int32), size),
             None if values is None else enlarged(values.float().cpu().numpy(), size),
             (BACKGROUND, *names[1:]) if vocabulary.background else names,
-            class_colours(vocabulary.num_classes, vocabulary.background),
+            palette_of(names, vocabulary.background),
             encoded.source,
         )
 
@@ -213,7 +220,7 @@ class Segmenter:
         Args, Raises: as of :meth:`segment`.
         """
         segmentor = self._with_words(classes, background, auxiliary_texts, aux_text_weight)
-        return _with_thresholds(segmentor, classes is None, prob_thd, area_thd)
+        return segmentor.variant(**_thresholds(segmentor, classes is None, prob_thd, area_thd))
 
     def _with_words(
         self,
@@ -236,11 +243,12 @@ class Segmenter:
         key = (vocabulary, aux_text_weight)
         found = self._vocabularies.get(key)
         if found is None:
-            found = self.segmentor.variant(vocabulary=vocabulary, aux_text_weight=aux_text_weight)
+            weight = {} if aux_text_weight is None else {"aux_text_weight": aux_text_weight}
+            found = self.segmentor.variant(vocabulary=vocabulary, **weight)
             while len(self._vocabularies) >= _MAX_VOCABULARIES:
                 self._vocabularies.pop(next(iter(self._vocabularies)), None)
             self._vocabularies[key] = found
-        return found.variant()
+        return found
 
     # ---- many pictures --------------------------------------------------------------------------
 
@@ -292,39 +300,23 @@ class Segmenter:
         return self.segment_batch(find_images(folder), classes, on_error=on_error, **options)
 
 
-def enlarged(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Labels (h, w), by the nearest, or scores (h, w, C), bilinearly, at (H, W)."""
-    if array.shape[:2] == size:
-        return array
-    if array.ndim == 2:
-        return cv2.resize(array, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    result = np.empty((*size, array.shape[2]), np.float32)
-    for index in range(array.shape[2]):  # OpenCV takes few channels at a time
-        channel = np.ascontiguousarray(array[..., index])
-        result[..., index] = cv2.resize(channel, size[::-1], interpolation=cv2.INTER_LINEAR)
-    return result
-
-
-def _with_thresholds(
+def _thresholds(
     segmentor: ITACLIPSegmentor, own_words: bool, prob_thd: float | None, area_thd: float | None
-) -> ITACLIPSegmentor:
-    """Sets the thresholds of one call; ``own_words``: the classes are those it was loaded with."""
+) -> dict[str, float | None]:
+    """The thresholds that one call changes; ``own_words``: the classes it was loaded with."""
     background = segmentor.vocabulary.background
     if prob_thd is None and not background and not own_words:
         prob_thd = 0.0  # class 0 is like the others
+    changes = {} if prob_thd is None else {"prob_thd": prob_thd}
+    if area_thd is not None:
+        changes["area_thd"] = area_thd or None
+    changed = segmentor.settings.changed(changes)
     if prob_thd and not background:
         raise InputError(
-            f"prob_thd: {prob_thd} turns unsure pixels into background, but there is none; give "
-            "background=True, or its words."
+            f"prob_thd: {changed.prob_thd} turns unsure pixels into background, but there is none; "
+            "give background=True, or its words."
         )
-    if prob_thd is not None:
-        segmentor.prob_thd = prob_thd
-    if area_thd is not None:
-        segmentor.area_thd = area_thd or None
-    check_postprocess(
-        segmentor.logit_scale, segmentor.prob_thd, segmentor.area_thd, segmentor.label_closing
-    )
-    return segmentor
+    return changes
 
 
 def fitting(recipe: str | Mapping | Recipe, depth: int) -> str | Mapping | Recipe:

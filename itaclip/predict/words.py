@@ -3,17 +3,11 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from ..background_words import background_words, is_list_name
 from ..errors import InputError
 from ..vocabulary import Vocabulary, normalise_name
 
 BACKGROUND = "background"
-# What surrounds the things that people ask for: the words of ``background=True``.
-SURROUNDINGS = (
-    "sky", "cloud", "wall", "ceiling", "floor", "window", "door", "building", "house", "roof",
-    "road", "street", "pavement", "ground", "grass", "field", "soil", "sand", "snow", "rock",
-    "mountain", "hill", "tree", "bush", "leaves", "water", "sea", "river", "fence", "pole",
-    "curtain", "carpet", "table", "shelf", "cabinet", "lamp", "blanket", "fabric",
-)  # fmt: skip
 
 
 def parse_classes(
@@ -63,14 +57,17 @@ def parse_background(
     """The words of the background class; None without one.
 
     Args:
-        background: None or False, True, or words (a list, or a string with commas).
-        classes: the other classes' names; ``True`` leaves them out of its words.
+        background: None or False; words (a list, or a string with commas); the name of a list
+            (:mod:`itaclip.background_words`), such as ``'@generic'``; or True: ``'@surroundings'``.
+        classes: the other classes' names, which are left out of a list's words.
     """
     if background is None or background is False:
         return None
     if background is True:
+        background = "@surroundings"
+    if isinstance(background, str) and is_list_name(background.strip()):
         taken = {normalise_name(name) for names in classes for name in names}
-        return [word for word in SURROUNDINGS if word not in taken]
+        return list(background_words(background.strip(), "background", taken))
     if isinstance(background, str):
         words = [word.strip() for word in re.split(r"[,;\n]", background)]
     elif isinstance(background, Sequence) and all(isinstance(w, str) for w in background):

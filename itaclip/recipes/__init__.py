@@ -4,23 +4,22 @@ from collections.abc import Mapping
 
 from ..errors import InputError
 from .base import Recipe, key, varied
-from .dual_path import DUAL_PATH_RECIPES
-from .last_block import LAST_BLOCK_RECIPES, LastBlock
-from .pearl import PEARL_RECIPES
-from .resclip import RESCLIP_RECIPES
-from .rfclip import RFCLIP_RECIPES
-from .scclip import SCCLIP_RECIPES
+from .registry import RECIPES, RecipeEntry, list_recipes, register
 
-__all__ = ["RECIPES", "LastBlock", "Recipe", "key", "resolve_recipe"]
+# Each module registers its methods.
+from .last_block import LastBlock  # isort: skip
+from . import dual_path, resclip, scclip, rfclip, pearl  # noqa: F401  # isort: skip
 
-RECIPES: dict[str, Recipe] = {
-    **LAST_BLOCK_RECIPES,
-    **DUAL_PATH_RECIPES,
-    **RESCLIP_RECIPES,
-    **SCCLIP_RECIPES,
-    **RFCLIP_RECIPES,
-    **PEARL_RECIPES,
-}
+__all__ = [
+    "RECIPES",
+    "LastBlock",
+    "Recipe",
+    "RecipeEntry",
+    "key",
+    "list_recipes",
+    "register",
+    "resolve_recipe",
+]
 
 
 def resolve_recipe(attention: str | Mapping | Recipe, num_blocks: int) -> Recipe:

@@ -1,13 +1,13 @@
 """What a recipe is: the constants of one training-free method, and how they make dense tokens."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..checks import is_integer, is_number, plain
 from ..errors import InputError
 from .tower import Reads, Tower
 
@@ -22,13 +22,22 @@ class Recipe:
     Args:
         depth: number of blocks that the block numbers among the fields were chosen for.
         source: the publication.
+        exact: what of it is computed as published.
+        left_out: what is inferred or left out.
     """
+
+    # What a method may need beyond CLIP and an image; a recipe has a flag ``needs_…`` for each.
+    NEEDS: ClassVar[tuple[str, ...]] = ("text", "guide")
 
     depth: int | None = 12
     source: str = ""
+    exact: str = field(default="", compare=False)
+    left_out: str = field(default="", compare=False)
 
     # True for methods whose features depend on the words: they get a second pass.
     needs_text = False
+    # True for methods that read the features of a second image backbone.
+    needs_guide = False
 
     def reads(self, depth: int) -> Reads:
         """What is kept of the blocks before the last, in a tower of ``depth`` blocks."""
@@ -93,36 +102,25 @@ class Recipe:
 # ---- fields -------------------------------------------------------------------------------------
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _are_blocks(value: object) -> bool:
-    return isinstance(value, tuple) and all(map(_is_integer, value)) and len({*value}) == len(value)
+    return isinstance(value, tuple) and all(map(is_integer, value)) and len({*value}) == len(value)
 
 
 _KINDS = {
     "flag": (lambda v: isinstance(v, bool), "True or False"),
-    "share": (lambda v: _is_number(v) and 0 <= v <= 1, "a number from 0 to 1"),
-    "share or None": (
-        lambda v: v is None or (_is_number(v) and 0 <= v <= 1),
-        "None or a number from 0 to 1",
-    ),
-    "number": (_is_number, "a number"),
-    "not negative": (lambda v: _is_number(v) and v >= 0, "a number from 0"),
-    "positive": (lambda v: _is_number(v) and v > 0, "a number above 0"),
+    "share": (lambda v: is_number(v, 0, 1), "a number from 0 to 1"),
+    "share or None": (lambda v: v is None or is_number(v, 0, 1), "None or a number from 0 to 1"),
+    "number": (is_number, "a number"),
+    "not negative": (lambda v: is_number(v, 0), "a number from 0"),
+    "positive": (lambda v: is_number(v, 0) and v > 0, "a number above 0"),
     "positive or None": (
-        lambda v: v is None or (_is_number(v) and v > 0),
+        lambda v: v is None or (is_number(v, 0) and v > 0),
         "None or a number above 0",
     ),
-    "count": (lambda v: _is_integer(v) and v > 0, "an integer from 1"),
-    "count or 0": (lambda v: _is_integer(v) and v >= 0, "an integer from 0"),
+    "count": (lambda v: is_integer(v, 1), "an integer from 1"),
+    "count or 0": (lambda v: is_integer(v, 0), "an integer from 0"),
     "integers": (_are_blocks, "a tuple of different integers"),
-    "block": (_is_integer, "a block number, counted from 1, or 'scaled'"),
+    "block": (is_integer, "a block number, counted from 1, or 'scaled'"),
     "blocks": (_are_blocks, "different block numbers, counted from 1, or 'scaled'"),
 }
 
@@ -162,8 +160,7 @@ def varied(recipe: Recipe, name: str, changes: Mapping[str, Any], num_blocks: in
         )
     given = {}
     for key_name, value in changes.items():
-        if isinstance(value, list):
-            value = tuple(value)
+        value = tuple(map(plain, value)) if isinstance(value, list | tuple) else plain(value)
         if value == "scaled" and kinds[key_name]["kind"] in ("block", "blocks"):
             value = _scaled(recipe, name, key_name, num_blocks)
         given[key_name] = value

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .attention import attend, self_self
 from .base import Recipe, key
+from .registry import register
 from .tower import Reads, Tower
 
 
@@ -47,6 +48,13 @@ class DualPath(Recipe):
         return tokens
 
 
+@register(
+    "clip_surgery",
+    source="Li et al., CLIP Surgery, Pattern Recognition 2025 (arXiv 2304.05653)",
+    exact="value-value path over the last 6 blocks",
+    left_out="feature surgery (its subtracted term is the same for all classes); the authors' "
+    "segmentation protocol was not published",
+)
 @dataclass(frozen=True, kw_only=True)
 class ClipSurgery(DualPath):
     """CLIP Surgery: value-value attention; [CLS] is CLIP's own."""
@@ -59,6 +67,12 @@ class ClipSurgery(DualPath):
         return torch.cat([cls, patches[:, tower.prefix :]], dim=1)
 
 
+@register(
+    "gem",
+    source="Bousselham et al., GEM, CVPR 2024",
+    exact="q-q, k-k, v-v, one iteration, adaptive temperature, last 6 blocks",
+    left_out="one prompt template in the original, 80 here",
+)
 @dataclass(frozen=True, kw_only=True)
 class GEM(DualPath):
     """GEM: mean of the self-self attentions of values, keys and queries.
@@ -82,11 +96,3 @@ class GEM(DualPath):
         scale = scale.to(values.dtype).view(-1, 1, 1, 1)
         parts = [self_self(t, values, scale, self.iterations) for t in projections]
         return sum(parts) / len(parts)
-
-
-DUAL_PATH_RECIPES = {
-    "clip_surgery": ClipSurgery(
-        source="Li et al., CLIP Surgery, Pattern Recognition 2025 (arXiv 2304.05653)"
-    ),
-    "gem": GEM(source="Bousselham et al., GEM, CVPR 2024"),
-}

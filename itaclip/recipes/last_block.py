@@ -19,6 +19,7 @@ from .attention import (
 )
 from .base import Recipe, key
 from .patch_tokens import above_mean, cosine_similarity
+from .registry import register
 from .tower import Reads, Tower
 
 
@@ -139,50 +140,76 @@ class LastBlock(Recipe):
 _NACLIP = "Hajimiri et al., NACLIP, WACV 2025"
 _ITACLIP = "Aydın et al., ITACLIP, CVPRW 2025, eq. 3-7"
 _REDUCED = dict(residual=False, feed_forward=False)
+_SIGMA = dict(gaussian_std=5.0)
+_TABLE_6 = dict(exact="eq. 11-15, Table 6")
 
-LAST_BLOCK_RECIPES = {
-    "clip": LastBlock(source="Radford et al., CLIP, ICML 2021"),
-    "maskclip": LastBlock(
+for _name, _values in {
+    "clip": dict(source="Radford et al., CLIP, ICML 2021", exact="equals openai-clip's own tokens"),
+    "maskclip": dict(
         terms=("identity",),
         **_REDUCED,
         source="Zhou et al., MaskCLIP, ECCV 2022, in the reduced form of later papers",
+        exact="attention = identity",
+        left_out="key smoothing and prompt denoising",
     ),
-    "maskclip_original": LastBlock(
-        terms=("identity",), source="Zhou et al., MaskCLIP, ECCV 2022 (residual and MLP kept)"
+    "maskclip_original": dict(
+        terms=("identity",),
+        source="Zhou et al., MaskCLIP, ECCV 2022 (residual and MLP kept)",
+        exact="attention = identity",
+        left_out="key smoothing and prompt denoising",
     ),
-    "sclip": LastBlock(terms=("qq", "kk"), source="Wang et al., SCLIP, ECCV 2024"),
-    "clearclip": LastBlock(terms=("qq",), **_REDUCED, source="Lan et al., ClearCLIP, ECCV 2024"),
-    "naclip": LastBlock(terms=("kk",), **_REDUCED, gaussian_std=5.0, source=_NACLIP),
-    "naclip_vanilla": LastBlock(
-        terms=("kk",), gaussian_std=5.0, source=_NACLIP + ", 'Vanilla' architecture"
+    "sclip": dict(
+        terms=("qq", "kk"),
+        source="Wang et al., SCLIP, ECCV 2024",
+        exact="q qᵀ + k kᵀ, residual and MLP kept",
     ),
-    "naclip_gav": LastBlock(
+    "clearclip": dict(
+        terms=("qq",),
+        **_REDUCED,
+        source="Lan et al., ClearCLIP, ECCV 2024",
+        exact="q qᵀ, neither residual nor MLP",
+    ),
+    "naclip": dict(terms=("kk",), **_REDUCED, **_SIGMA, **_TABLE_6, source=_NACLIP),
+    "naclip_vanilla": dict(
+        terms=("kk",), **_SIGMA, **_TABLE_6, source=_NACLIP + ", 'Vanilla' architecture"
+    ),
+    "naclip_gav": dict(
         terms=("qk",),
         **_REDUCED,
-        gaussian_std=5.0,
+        **_SIGMA,
+        **_TABLE_6,
         source=_NACLIP + ", Gaussian-augmented vanilla attention",
     ),
-    "naclip_n_only": LastBlock(
+    "naclip_n_only": dict(
         terms=("window",),
         **_REDUCED,
-        gaussian_std=5.0,
+        **_SIGMA,
+        **_TABLE_6,
+        left_out="the scale that the authors' code adds",
         source=_NACLIP + ", eq. 14 without the scale that the authors' code adds",
     ),
-    "itaclip": LastBlock(
-        terms=("qq", "kk"), feed_forward=False, middle_layers=(7, 8, 10), source=_ITACLIP
-    ),
-    "itaclip_gaussian": LastBlock(
+    "itaclip": dict(
         terms=("qq", "kk"),
         feed_forward=False,
         middle_layers=(7, 8, 10),
-        gaussian_std=5.0,
-        source=_ITACLIP + ", with NACLIP's neighbourhood in the last block",
+        source=_ITACLIP,
+        exact="eq. 3-7",
     ),
-    "clipseg": LastBlock(
+    "itaclip_gaussian": dict(
+        terms=("qq", "kk"),
+        feed_forward=False,
+        middle_layers=(7, 8, 10),
+        **_SIGMA,
+        source=_ITACLIP + ", with NACLIP's neighbourhood in the last block",
+        left_out="no publication: it combines two papers",
+    ),
+    "clipseg": dict(
         terms=("kk",),
         **_REDUCED,
         coherence_layers=(6, 7, 8),
         value_layers=(9, 10),
         source="our reading of Liu et al., CLIPSeg, AAAI 2025, from its abstract",
+        left_out="all constants: nothing but the abstract is known",
     ),
-}
+}.items():
+    register(_name, **_values)(LastBlock)

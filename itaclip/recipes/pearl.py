@@ -8,9 +8,16 @@ from torch import Tensor
 
 from .attention import procrustes_rotation
 from .base import Recipe, key
+from .registry import register
 from .tower import Tower
 
 
+@register(
+    "pearl",
+    source="PEARL, CVPR 2026, its Procrustes alignment alone",
+    exact="Procrustes alignment",
+    left_out="weights enter the means alone",
+)
 @dataclass(frozen=True, kw_only=True)
 class PEARL(Recipe):
     """PEARL's attention: softmax(s · q (k R)ᵀ + a · s · k_c k_cᵀ), neither residual nor MLP.
@@ -41,6 +48,3 @@ class PEARL(Recipe):
     def tokens(self, tower: Tower) -> Tensor:
         mixed = self.mix(tower, tower.last.v)
         return tower.finish(mixed, residual=False, feed_forward=False)
-
-
-PEARL_RECIPES = {"pearl": PEARL(source="PEARL, CVPR 2026, its Procrustes alignment alone")}

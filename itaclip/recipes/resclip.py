@@ -14,6 +14,7 @@ from torch import Tensor
 from ..refinement import pamr
 from .attention import SIMILARITY_TERMS, gaussian_neighbourhood, mean_over_blocks
 from .base import Recipe, key
+from .registry import register
 from .tower import Reads, Tower
 
 # The labelling of the first pass, and the blur along a row of the map, as published.
@@ -22,6 +23,12 @@ _LABEL_PAMR = dict(num_iter=10, dilations=(8, 16))
 _BLUR_STD, _BLUR_RADIUS = 5.0, 15
 
 
+@register(
+    "resclip",
+    source="Yang et al., ResCLIP, CVPR 2025, with the values for VOC21",
+    exact="both modules with the values for VOC21; others by keys",
+    left_out="borders of the blur (zeros), ties of a patch's label (smallest)",
+)
 @dataclass(frozen=True, kw_only=True)
 class ResCLIP(Recipe):
     """ResCLIP's two modules over a base attention, NACLIP's by default.
@@ -176,8 +183,3 @@ def _line_leaves_label(
         start, end = start[~leaves], end[~leaves]
         number += 1
     return left | left.T
-
-
-RESCLIP_RECIPES = {
-    "resclip": ResCLIP(source="Yang et al., ResCLIP, CVPR 2025, with the values for VOC21")
-}

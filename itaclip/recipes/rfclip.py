@@ -10,9 +10,16 @@ from ..errors import InputError
 from .attention import mean_over_blocks
 from .base import Recipe, key
 from .patch_tokens import aggregate, cosine_similarity, mean_3x3
+from .registry import register
 from .tower import Reads, Tower
 
 
+@register(
+    "rfclip",
+    source="RF-CLIP, AAAI 2026, encoder of the published code",
+    exact="encoder of the published code",
+    left_out="borders of the 3×3 mean; the segmentor's global term and text prototypes",
+)
 @dataclass(frozen=True, kw_only=True)
 class RFCLIP(Recipe):
     """RF-CLIP: patches that spike in known channels are smoothed after every block; then the mean
@@ -77,6 +84,3 @@ class RFCLIP(Recipe):
         # Both passes have the same attention, which is linear: their mean is that of the values.
         values = (tower.project(patches).v + tower.project(guide).v) / 2
         return tower.with_cls(tower.out(self._attention(tower, values)))
-
-
-RFCLIP_RECIPES = {"rfclip": RFCLIP(source="RF-CLIP, AAAI 2026, encoder of the published code")}

@@ -14,9 +14,16 @@ from .patch_tokens import (
     local_outliers,
     replace_by_neighbours,
 )
+from .registry import register
 from .tower import Reads, Tower
 
 
+@register(
+    "scclip",
+    source="Bai et al., SC-CLIP, IEEE TIP 2025 (arXiv 2411.15869)",
+    exact="repair, aggregation, two passes",
+    left_out="block numbers for other depths",
+)
 @dataclass(frozen=True, kw_only=True)
 class SCCLIP(Recipe):
     """SC-CLIP: repaired outliers, similarity of middle features, two passes of the last block.
@@ -92,6 +99,3 @@ class SCCLIP(Recipe):
             total = sum(tower.outputs[i] for i in self.second_pass_layers)
             out = out + one_pass(total[:, 1:], total[:, :1])
         return tower.with_cls(out)
-
-
-SCCLIP_RECIPES = {"scclip": SCCLIP(source="Bai et al., SC-CLIP, IEEE TIP 2025 (arXiv 2411.15869)")}

@@ -13,6 +13,8 @@ _CPU_PASSES = 10
 # On a GPU, the share of the free memory that one batch may take.
 _GPU_SHARE = 0.5
 _GPU_PASSES = 1024
+# Maps of as many elements are worth giving memory back to the system.
+_MANY_ELEMENTS = 1 << 29
 
 
 def run_in_batches(
@@ -59,11 +61,16 @@ def _fitting_batch(device: torch.device, bytes_each: int, passes_each: int) -> i
     return max(1, min(fitting, _GPU_PASSES // passes_each))
 
 
-def trim_memory() -> None:
+def trim_memory(elements: int | None = None) -> None:
     """Gives freed memory back to the system, on Linux with glibc; elsewhere it does nothing.
 
     glibc keeps freed arenas, so that long work on a CPU grows by tens of MB a step without a leak.
+
+    Args:
+        elements: of the map that makes it worth while; a small one is left alone. None: always.
     """
+    if elements is not None and elements < _MANY_ELEMENTS:
+        return
     trim = _malloc_trim()
     if trim is not None:
         trim(0)

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmseg.registry import MODELS
 
+from ..checks import is_integer
 from ..errors import InputError
 from .files import one_line
 from .tool import ProcessLostError, explanation
@@ -76,7 +77,7 @@ def check_parts(config: Mapping[str, Any], path: Path) -> None:
     expect(dataset, Mapping, "test_dataloader.dataset", "a dict")
     for key, low in (("batch_size", 1), ("num_workers", 0)):
         value = loader.get(key, low)
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        if not is_integer(value, low):
             raise InputError(
                 f"{path}: test_dataloader.{key}: expected an integer from {low}, but got {value!r}."
             )

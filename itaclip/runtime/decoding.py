@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ..checks import integer
 from ..errors import InputError
 
 # 10,000 x 10,000 pixels: three colours take 300 MB.
@@ -65,9 +66,7 @@ def wide_values(content: bytes) -> np.ndarray | None:
 
 def check_bits(bits: int | None, key: str = "bits") -> None:
     """Refuses what is no depth of values."""
-    whole = isinstance(bits, int | np.integer) and not isinstance(bits, bool)
-    if bits is not None and not (whole and 8 <= bits <= 16):
-        raise InputError(f"{key}: expected None or an integer from 8 to 16, but got {bits!r}.")
+    integer(bits, key, 8, 16, optional=True)
 
 
 def white_of(values: np.ndarray, bits: int | None, name: str, remedy: str) -> int:

@@ -1,6 +1,5 @@
 """Pictures of label maps: overlays, legends, contact sheets. Images are uint8 RGB (H, W, 3)."""
 
-import colorsys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +12,6 @@ from .files import atomic_write
 _MARGIN, _FONT_SIZE, _IGNORED = 8, 13, 255
 _MAX_LEGEND = 24
 _FONT_SHARE = 50  # of a large picture's long side
-_GOLDEN = 0.618034  # steps of the hue that never come near an earlier one
-# Saturation and value; five, so that hues come near each other only with another pair.
-_SHADES = ((0.75, 0.95), (0.85, 0.75), (0.5, 0.95), (0.95, 0.55), (0.5, 0.7))
 PICTURE_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
@@ -101,15 +97,6 @@ def contact_sheet(pictures: Sequence[np.ndarray], columns: int = 2) -> np.ndarra
             x += width
         strips.append(strip)
     return np.concatenate(strips)
-
-
-def class_colours(count: int, background: bool = False) -> tuple[tuple[int, int, int], ...]:
-    """Bright colours (RGB, 0-255) for any number of classes; a background at 0 is black."""
-    colours = [(0, 0, 0)] if background else []
-    for index in range(count - len(colours)):
-        shade = colorsys.hsv_to_rgb(index * _GOLDEN % 1, *_SHADES[index % len(_SHADES)])
-        colours.append(tuple(round(255 * part) for part in shade))
-    return tuple(colours)
 
 
 def picture_format(path: Path) -> str:

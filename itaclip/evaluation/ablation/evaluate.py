@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ...data.guard import LabelRules, guard_dataset
 from ..hooks import TrimMemoryHook
 from .plan import Plan, Row
-from .shared import Pictures, sharing
+from .shared import Pictures, shared
 from .store import Store
 
 Result = dict[str, Any]
@@ -87,11 +87,11 @@ class _Progress:
     sums: tuple[Tensor, ...] | None
     seconds: float
 
-    def add(self, sample: dict[str, Any]) -> None:
-        """Segments one more picture."""
+    def add(self, sample: dict[str, Any], model: Any) -> None:
+        """Segments one more picture with the row's model, or a variant that shares work."""
         clock = time.perf_counter()
         batch = {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"].new()]}
-        (predicted,) = self.row.model.test_step(batch)
+        (predicted,) = model.test_step(batch)
         self.row.metric.process({}, [predicted.to_dict()])
         areas = self.row.metric.results.pop()
         # In fp32 and picture by picture, like mmseg, so that its figures come out to the bit.
@@ -141,23 +141,23 @@ def _evaluate_group(
                 store.save(part.row, part.images, part.sums, part.seconds)
 
     try:
-        with sharing(group) as turn:
-            for index in tqdm(range(first, last), desc=title, initial=first, total=last):
-                sample = pictures[index]
-                turn.next_image()
-                counts["blocks"] += 1
-                for inner in group:
-                    turn.next_features()
-                    waiting = [at[row.key] for row in inner if at[row.key].images == index]
-                    counts["last_block"] += bool(waiting)
-                    counts["segmented"] += len(waiting)
-                    for part in waiting:
-                        turn.next_row()
-                        part.add(sample)
-                trim.after_test_iter()
-                if time.monotonic() - stored > _STORE_SECONDS:
-                    keep()
-                    stored = time.monotonic()
+        turn, models = shared(group)
+        for index in tqdm(range(first, last), desc=title, initial=first, total=last):
+            sample = pictures[index]
+            turn.next_image()
+            counts["blocks"] += 1
+            for inner in group:
+                turn.next_features()
+                waiting = [at[row.key] for row in inner if at[row.key].images == index]
+                counts["last_block"] += bool(waiting)
+                counts["segmented"] += len(waiting)
+                for part in waiting:
+                    turn.next_row()
+                    part.add(sample, models[part.row.key])
+            trim.after_test_iter()
+            if time.monotonic() - stored > _STORE_SECONDS:
+                keep()
+                stored = time.monotonic()
     finally:  # whatever stops the run, what is done is kept
         keep()
     return counts

@@ -175,7 +175,9 @@ class _Builder:
         self.code = code_sha256(apart=("aux_text/", "evaluation/ablation/"))
         self.manifests: dict[str, dict] = {}
         self.built: dict[str, Row] = {}  # by the JSON of the settings
-        self.clips: dict[tuple[str, str], nn.Module] = {}  # by name and config; frozen, so all may share them
+        self.clips: dict[
+            tuple[str, str], nn.Module
+        ] = {}  # by name and config; frozen, so all may share them
         self.setting = _setting_of(settings["model"], self.row(settings).model)
 
     def cells(self, name: str, study: Study) -> Iterator[tuple[Cell, Row]]:
@@ -320,7 +322,8 @@ def describe_model(settings: Mapping[str, Any], model: nn.Module) -> dict[str, A
 def describe_recipe(recipe: Any) -> dict[str, Any]:
     """A recipe's constants, without where it was published."""
     values = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
-    return {"kind": type(recipe).__name__, **values, "source": None}
+    about = dict.fromkeys(("source", "exact", "left_out"))
+    return {"kind": type(recipe).__name__, **values, **about}
 
 
 def _sharing_keys(
@@ -331,7 +334,7 @@ def _sharing_keys(
     if type(model) is not ITACLIPSegmentor:
         return None
     kept = {key: value for key, value in described.items() if key not in _AFTER_FEATURES}
-    kept["views"] = [view.name for view in model.views]
+    kept["views"] = [view.name for view in model.settings.views]
     recipe = model.image_encoder.recipe
     words = {key: described[key] for key in _TEXTS} if recipe.needs_text else {}
     # Methods that repair tokens between blocks have blocks of their own.
@@ -351,8 +354,8 @@ def _setting_of(settings: Mapping[str, Any], model: nn.Module) -> Setting:
     encoder = model.image_encoder
     return Setting(
         settings,
-        depth=len(encoder.visual.transformer.resblocks),
-        crop=model.sliding and model.sliding[0],
+        depth=encoder.depth,
+        crop=model.settings.windows.crop_size,
         middle_layers=tuple(getattr(encoder.recipe, "middle_layers", ())),
     )
 

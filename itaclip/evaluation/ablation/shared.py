@@ -5,15 +5,14 @@ the others get the same tensors, so that every figure is the one of a run on its
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...image_encoder import ImageEncoder
+from ...image_encoder import ImageEncoder, sharing
 from ...recipes.tower import Reads, Tower
 
 # Decoded pictures, and the blocks' outputs for one picture, are kept up to about this many bytes;
@@ -44,43 +43,46 @@ class Turn:
         self.all_features[self._group].rewind()
 
 
-@contextmanager
-def sharing(group: Sequence[Sequence[Any]]) -> Iterator[Turn]:
-    """Lets the models of a group's rows share, until the end.
+def shared(group: Sequence[Sequence[Any]]) -> tuple[Turn, dict[str, Any]]:
+    """Variants of the models of a group's rows that share what they can.
 
     Args:
-        group: rows (see :class:`itaclip.evaluation.command.ablation.plan.Row`) that share blocks,
-        in groups that share
-            features.
+        group: rows (see :class:`itaclip.evaluation.ablation.plan.Row`) that share blocks, in groups
+            that share features.
 
-    Yields:
-        What must be told whose turn it is: before every picture, inner group and row.
+    Returns:
+        What must be told whose turn it is, before every picture, inner group and row; and the
+        models by the rows' keys. The rows' own models stay as they are.
     """
-    turn, replaced = Turn(), []
+    turn, models = Turn(), {row.key: row.model for inner in group for row in inner}
+    if len(group) > 1:
+        encoders = [inner[0].model.image_encoder for inner in group]
+        reads = [encoder.recipe.reads(encoder.depth) for encoder in encoders]
+        turn.towers = SharedTowers(encoders[0], reads)
+    for inner in group:
+        features = SharedFeatures()
+        if turn.towers or len(inner) > 1:
+            encoder = sharing(inner[0].model.image_encoder, _Sharing)
+            encoder.towers, encoder.features = turn.towers, features if len(inner) > 1 else None
+            for row in inner:
+                models[row.key] = row.model.variant(image_encoder=encoder)
+        turn.all_features.append(features)
+    return turn, models
 
-    def stand_in(owner: Any, name: str, value: Any) -> None:
-        setattr(owner, name, value)
-        replaced.append((owner, name))
 
-    try:
-        if len(group) > 1:
-            encoders = [inner[0].model.image_encoder for inner in group]
-            depth = len(encoders[0].visual.transformer.resblocks)
-            reads = [encoder.recipe.reads(depth) for encoder in encoders]
-            turn.towers = SharedTowers(encoders[0], reads)
-            for encoder in encoders:
-                stand_in(encoder, "tower", turn.towers)
-        for inner in group:
-            compute = getattr(inner[0].model, "view_features", None)
-            features = SharedFeatures(compute)
-            if len(inner) > 1:
-                for row in inner:
-                    stand_in(row.model, "view_features", features)
-            turn.all_features.append(features)
-        yield turn
-    finally:
-        for owner, name in replaced:
-            delattr(owner, name)
+class _Sharing(ImageEncoder):
+    """An encoder that takes its towers, and perhaps its features, from those of a group."""
+
+    towers: "SharedTowers | None"
+    features: "SharedFeatures | None"
+
+    def forward(self, images: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self.features is None:
+            return super().forward(images, text)
+        return self.features(super().forward, images, text)
+
+    def tower(self, images: Tensor, reads: Reads | None = None) -> Tower:
+        return super().tower(images, reads) if self.towers is None else self.towers(images)
 
 
 class SharedTowers:
@@ -93,7 +95,7 @@ class SharedTowers:
 
     def __init__(self, encoder: ImageEncoder, reads: Sequence[Reads]) -> None:
         self._compute = encoder.tower
-        self._device = encoder.visual.conv1.weight.device
+        self._device = encoder.device
         blocks = (sorted({n for r in reads for n in r.projections}),
                   sorted({n for r in reads for n in r.outputs}))  # fmt: skip
         self._reads = Reads(*map(tuple, blocks))
@@ -141,34 +143,35 @@ def _tower_bytes(tower: Tower) -> int:
 
 
 class SharedFeatures:
-    """Stands in for :meth:`ITACLIPSegmentor.view_features` of all rows of a group.
+    """Features of the views of a picture's windows, for all rows of a group.
 
     The first row of a picture computes; the others, which ask for the same windows in the same
     order, get what it computed.
     """
 
-    def __init__(self, compute: Callable[[Sequence[Tensor]], Tensor]) -> None:
-        self._compute = compute
+    def __init__(self) -> None:
         self.next_image()
 
     def next_image(self) -> None:
-        self._kept: list[Tensor] = []  # (V, B, h, w, E) of one batch of windows each
+        self._kept: list[tuple[Tensor, Tensor]] = []
         self.rewind()
 
     def rewind(self) -> None:
         """The next call is about the picture's first windows."""
-        self._batch, self._window = 0, 0
+        self._batch = 0
 
-    def __call__(self, crops: Sequence[Tensor]) -> Tensor:
-        """(V, B, h, w, E) for at most ``len(crops)`` windows: a kept batch may be smaller."""
+    def __call__(
+        self, compute: Callable[..., tuple[Tensor, Tensor]], images: Tensor, text: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What ``compute`` makes of a batch, or made of it for the first row."""
         if self._batch == len(self._kept):
-            self._kept.append(self._compute(crops))
-        batch = self._kept[self._batch]
-        part = batch[:, self._window : self._window + len(crops)]
-        self._window += part.shape[1]
-        if self._window == batch.shape[1]:
-            self._batch, self._window = self._batch + 1, 0
-        return part
+            self._kept.append(compute(images, text))
+        found = self._kept[self._batch]
+        if len(found[0]) < len(images):
+            # Memory ran out here for the first row: this one halves its batch as that one did.
+            raise torch.OutOfMemoryError("the first row's batch was smaller")
+        self._batch += 1
+        return found
 
 
 class Pictures:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ...errors import InputError, check_number
+from ...checks import integer, number
+from ...errors import InputError
 from ...runtime.files import write_whole
 from ...runtime.outputs import plan_outputs
 from ..segmentation import Segmentation
@@ -28,8 +29,8 @@ class Options:
     opacity: float = 0.6
 
     def __post_init__(self) -> None:
-        check_number("min_area", self.min_area, 0, integer=True)
-        check_number("tolerance", self.tolerance, 0)
+        integer(self.min_area, "min_area")
+        number(self.tolerance, "tolerance")
 
 
 class Writer:
