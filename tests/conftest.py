@@ -1,6 +1,5 @@
 """Shared fixtures: tiny random CLIPs, vocabularies, images. Everything offline and seeded."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -56,40 +55,15 @@ def tiny_clip():
     return random_clip()
 
 
-def save_described(model, folder):
-    """Saves a CLIP as a folder that describes itself, in open_clip's layout; returns its path."""
-    from itaclip.clip_model import facts_of
-
-    facts = facts_of(model)
-    vision = dict(
-        image_size=facts.image_size,
-        patch_size=facts.patch_size,
-        width=facts.vision_width,
-        layers=facts.vision_layers,
-        head_width=facts.vision_width // facts.vision_heads,
-    )
-    text = dict(
-        context_length=facts.context_length,
-        vocab_size=facts.vocabulary_size,
-        width=facts.text_width,
-        heads=facts.text_heads,
-        layers=facts.text_layers,
-    )
-    config = dict(embed_dim=facts.embed_dim, vision_cfg=vision, text_cfg=text)
-    config["quick_gelu"] = facts.activation == "quick_gelu"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
-    torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
-    return str(folder)
-
-
 CLIP_CONFIG = dict(activation="quick_gelu", vision_heads=2, text_heads=1)
 """What files of :func:`random_clip`'s weights alone need; other widths have other heads."""
 
 
 @pytest.fixture(scope="session")
 def tiny_clip_path(tiny_clip, tmp_path_factory):
-    return save_described(tiny_clip, tmp_path_factory.mktemp("weights") / "tiny")
+    from itaclip.clip_model import save_clip
+
+    return str(save_clip(tiny_clip, tmp_path_factory.mktemp("weights") / "tiny"))
 
 
 def bgr_image(height, width, seed=0):

@@ -51,6 +51,7 @@ test_dataloader = dict(
 )
 """
 CLIP = """type="ITACLIPSegmentor", clip_model="{weights}", name_path="names.txt",
+    clip_config=dict(activation="quick_gelu", vision_heads=1, text_heads=1),
     attention="maskclip", test_cfg=dict(mode="whole"), text_cache=False"""
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 MASK = np.arange(2000, dtype=np.uint8).reshape(40, 50) % 3

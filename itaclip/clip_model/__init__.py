@@ -10,6 +10,7 @@ from .load import (
     weights_identity,
 )
 from .openai_clip import clip_module
+from .save import save_clip
 from .sources import OPENAI_MODELS, SHIPPED_MODELS, cache_folder, fetch_openai, model_folder
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "model_folder",
     "model_path",
     "openai_twin",
+    "save_clip",
     "weights_identity",
 ]

@@ -351,7 +351,7 @@ def _open_clip_text(model: Mapping, text: Mapping, path: Path) -> dict[str, Any]
     return told | dict(
         text_activation=_open_clip_activation(model, text, path),
         text_eps=_open_clip_eps(text, path),
-        text_hidden=int(told["text_width"] * text.get("mlp_ratio", 4.0)),
+        text_hidden=_hidden(told["text_width"], text, path, "text_cfg"),
         embed_dim=_count(model, "embed_dim", path, "model_cfg"),
         causal=causal,
         text_reads="last" if reads == "last" else "end",
@@ -359,6 +359,13 @@ def _open_clip_text(model: Mapping, text: Mapping, path: Path) -> dict[str, Any]
         tokenizer="openai" if openai else str(path.parent),
         cleaning="none" if openai else lower or "whitespace",
     )
+
+
+def _hidden(width: int, part: Mapping, path: Path, place: str) -> int:
+    ratio = part.get("mlp_ratio", 4.0)
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 100:
+        raise InputError(f"{path}: {place}.mlp_ratio: expected a number, but got {ratio!r}.")
+    return int(width * ratio + 1e-6)  # as the library cuts it
 
 
 def _open_clip_vision(model: Mapping, vision: Mapping, path: Path) -> dict[str, Any]:
@@ -377,7 +384,7 @@ def _open_clip_vision(model: Mapping, vision: Mapping, path: Path) -> dict[str, 
         vision_heads=width // _count(vision, "head_width", path, "vision_cfg"),
         vision_width=width,
         vision_layers=_count(vision, "layers", path, "vision_cfg"),
-        vision_hidden=int(width * vision.get("mlp_ratio", 4.0)),
+        vision_hidden=_hidden(width, vision, path, "vision_cfg"),
         image_size=_count(vision, "image_size", path, "vision_cfg"),
         patch_size=_count(vision, "patch_size", path, "vision_cfg"),
     )
