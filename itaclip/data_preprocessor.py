@@ -1,11 +1,10 @@
 """CLIP's normalisation of images of any sizes, and what is undone of mmseg's changes to them."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from mmseg.models import SegDataPreProcessor
-from mmseg.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from .clip_model.facts import OPENAI_MEAN, OPENAI_STD, Facts
 from .errors import InputError
@@ -15,20 +14,21 @@ MEAN = (122.771, 116.746, 104.094)
 STD = (68.501, 66.632, 70.323)
 
 
-@MODELS.register_module()
-class CLIPDataPreprocessor(SegDataPreProcessor):
-    """mmseg's preprocessor with CLIP's constants; images of one batch may differ in size.
+class CLIPDataPreprocessor(nn.Module):
+    """BGR images to CLIP's input, on the device; takes the place of mmseg's preprocessor.
 
-    Inputs are BGR images (3, H, W) on the scale 0-255; outputs are RGB and normalised, as one
-    tensor (B, 3, H, W) where the sizes agree, else as a list.
+    Args:
+        mean, std: of RGB on the scale 0-255; None takes those of the model, else CLIP's.
     """
 
     def __init__(
         self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
     ) -> None:
-        """Args: mean, std: of RGB, scale 0-255; None takes those of the model, else CLIP's."""
+        super().__init__()
         self._given = mean is not None or std is not None
-        super().__init__(mean=mean or MEAN, std=std or STD, bgr_to_rgb=True)
+        for name, values in (("mean", mean or MEAN), ("std", std or STD)):
+            constant = torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
+            self.register_buffer(name, constant, persistent=False)
 
     def follow(self, facts: Facts) -> None:
         """Takes a model's mean and deviation, unless others were given."""
@@ -41,14 +41,28 @@ class CLIPDataPreprocessor(SegDataPreProcessor):
             value = rounded if value == openai else [255 * v for v in value]
             getattr(self, name).copy_(torch.tensor(value).view(-1, 1, 1))
 
-    def forward(self, data: dict, training: bool = False) -> dict:
-        if training or len({image.shape for image in data["inputs"]}) == 1:
-            return super().forward(data, training)
-        images = [
-            super(CLIPDataPreprocessor, self).forward({"inputs": [image]})["inputs"][0]
-            for image in data["inputs"]
-        ]
-        return {"inputs": images, "data_samples": self.cast_data(data.get("data_samples"))}
+    def forward(self, data: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
+        """Normalises a batch.
+
+        Args:
+            data: ``inputs``: BGR images (3, H, W) on the scale 0-255, a tensor or a list;
+                ``data_samples``: passed on.
+
+        Returns:
+            ``inputs``: RGB (B, 3, H, W) where the sizes agree, else a list; and ``data_samples``.
+        """
+        images = [self.normalised(image) for image in data["inputs"]]
+        if len({image.shape for image in images}) == 1:
+            images = torch.stack(images)
+        return {"inputs": images, "data_samples": data.get("data_samples")}
+
+    def normalised(self, image: Tensor) -> Tensor:
+        """A BGR image (3, H, W) as RGB (3, H, W) with mean 0 and deviation 1."""
+        device = self.mean.device
+        if device.type == "cuda" and image.device.type == "cpu":
+            image = image.pin_memory()  # so that the copy does not wait
+        image = image.to(device, non_blocking=True).flip(0).float()
+        return (image - self.mean) / self.std
 
 
 def without_padding(image: Tensor, meta: Mapping) -> Tensor:

@@ -26,6 +26,5 @@ with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
     import mmseg.models  # noqa: F401
 
 from .data import datasets, label_files, loading  # noqa: E402, F401
-from .data_preprocessor import CLIPDataPreprocessor  # noqa: E402, F401
 from .evaluation import boundary, hooks  # noqa: E402, F401
-from .segmentor import ITACLIPSegmentor  # noqa: E402, F401
+from .mmseg_segmentor import ITACLIPSegmentor  # noqa: E402, F401

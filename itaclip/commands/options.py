@@ -4,8 +4,8 @@ import argparse
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from PIL import Image
 
 from ..errors import InputError
@@ -14,6 +14,9 @@ from ..recipes import RECIPES
 from ..runtime.outputs import check_outputs, plan_outputs
 from ..runtime.pictures import picture_format, save_picture
 from ..vocabulary import load_class_names
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def add_model_options(parser: argparse.ArgumentParser, recipe: bool = True) -> None:
@@ -161,7 +164,7 @@ def parse_recipes(text: str) -> list[str]:
     return names
 
 
-def save_figure(figure: Figure, path: Path) -> Path:
+def save_figure(figure: "Figure", path: Path) -> Path:
     """Writes a figure as PNG, JPEG or WebP, aside and renamed.
 
     Raises:

@@ -165,16 +165,19 @@ def check_data(config: Config, path: Path, quiet: bool = False, skip_bad: bool =
     Raises:
         InputError: listing all that is wrong, and the command that checks the rest.
     """
-    from ..data.check import MISSING_FILES, check_cheap, check_places
+    from ..data.check import MISSING_FILES, check_cheap, check_places, settle_places
+    from ..data.coverage import peek_at_masks
     from ..data.problems import format_problems, has_errors
 
     settings = config.test_dataloader.dataset
     with building(path), DefaultScope.overwrite_default_scope(config.default_scope):
+        settle_places(settings)
         problems = check_places(settings)
         if not problems:
             # Lazily: an empty data set cannot be initialised.
             dataset = DATASETS.build({**settings, "lazy_init": True})
             problems = check_cheap(dataset)
+            problems += [] if has_errors(problems) else peek_at_masks(dataset)
     if skip_bad:
         problems = [problem for problem in problems if problem.kind not in MISSING_FILES]
     lines = format_problems(problems)

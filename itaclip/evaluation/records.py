@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from mmengine.runner import Runner
 from mmseg.evaluation import IoUMetric
 
 from ..clip_model import openai_twin, weights_identity
+from ..data.coverage import unseen_classes
 from ..errors import InputError
 from ..runtime.files import PROJECT_ROOT, resolve_path
 from .journal import seconds_of, write_through
@@ -110,7 +111,17 @@ class RecordHook(Hook):
         record[CHECKSUM] = checksum(record)
         for folder in (run.folder, Path(runner.work_dir)):
             path = write_record(folder / FILE_NAME, record)
-        self.summary = [*comparison_lines(comparison, record), f"record: {path}"]
+        unseen = [] if record["partial"] else self._unseen(runner, record["results"]["classes"])
+        self.summary = [*comparison_lines(comparison, record), *unseen, f"record: {path}"]
+
+    def _unseen(self, runner: Runner, classes: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Lines on classes that no mask holds."""
+        dataset = runner.test_dataloader.dataset
+        seen = {index for index, entry in enumerate(classes) if entry["pixels"]}
+        where = str(getattr(dataset, "data_prefix", {}).get("seg_map_path"))
+        reduced = bool(getattr(dataset, "reduce_zero_label", False))
+        names = [entry["name"] for entry in classes]
+        return [str(problem) for problem in unseen_classes(names, seen, where, reduced)]
 
     def _results(self, metrics: Mapping[str, float]) -> dict[str, Any]:
         overall = {key.rpartition("/")[2]: round(float(value), 4) for key, value in metrics.items()}

@@ -24,9 +24,9 @@ from torch import nn
 
 from ...clip_model import load_clip
 from ...errors import InputError
+from ...mmseg_segmentor import ITACLIPSegmentor
 from ...recipes import Recipe
 from ...runtime.config import building, check_model_keys
-from ...segmentor import ITACLIPSegmentor
 from ..command import check_data
 from ..hooks import CheckClassesHook
 from ..identity import code_sha256
@@ -43,6 +43,7 @@ _AFTER_FEATURES = {
     "image_engineering_weight",  # the names of its views count instead
     "logit_scale",
     "prob_thd",
+    "margin_thd",
     "area_thd",
     "label_closing",
     "pamr",
@@ -172,7 +173,7 @@ class _Builder:
     def __init__(self, plan: Plan, config: Config, settings: dict[str, Any]) -> None:
         self.plan, self.config, self.settings = plan, config, settings
         # Results of other code are not mixed with new ones.
-        self.code = code_sha256(apart=("aux_text/", "evaluation/ablation/"))
+        self.code = code_sha256(apart=("aux_text/", "evaluation/grid/"))
         self.manifests: dict[str, dict] = {}
         self.built: dict[str, Row] = {}  # by the JSON of the settings
         self.clips: dict[
@@ -337,9 +338,9 @@ def _sharing_keys(
     kept["views"] = [view.name for view in model.settings.views]
     recipe = model.image_encoder.recipe
     words = {key: described[key] for key in _TEXTS} if recipe.needs_text else {}
-    # Methods that repair tokens between blocks have blocks of their own.
-    repairs = type(recipe).after_block is not Recipe.after_block
-    blocks = kept if repairs else {**kept, "attention": None}
+    # Methods that repair tokens between blocks, or read a guide, have passes of their own.
+    own = type(recipe).after_block is not Recipe.after_block or recipe.needs_guide
+    blocks = kept if own else {**kept, "attention": None}
     return _digest([blocks, dataset_key]), _digest([kept | words, dataset_key])
 
 
