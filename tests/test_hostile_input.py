@@ -263,7 +263,7 @@ def test_bad_options(option, folder, capsys):
 MODEL_OPTIONS = {
     "clip_model=none.pt": "clip_model: expected an existing file",
     "clip_model=3": "clip_model: '3'",
-    "clip_model=data": "clip_model: 'data' is a folder",
+    "clip_model=data": "data: expected a folder that describes its model",
     "clip_model=names.txt": "names.txt: cannot be read as a CLIP checkpoint",
     "name_path=3": "name_path: expected the path of a file",
     "name_path=none.txt": "name_path: expected an existing file",
