@@ -81,6 +81,16 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= _MAX_CHARACTERS else text[: _MAX_CHARACTERS - 1] + "…"
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: what is no visible character, but for line breaks, is shown escaped.
+
+    Names of files and archives' members come from anywhere, and a terminal obeys some of them.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
 def reason_of(error: Exception) -> str:
     """Why the system refused a file, in its own words, without number and path."""
     return getattr(error, "strerror", None) or one_line(error)

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable
 
 from ..errors import InputError
-from .files import one_line
+from .files import one_line, printable
 
 TRACEBACK = "--traceback"
 _DEBUG = "ITACLIP_DEBUG"
@@ -99,7 +99,7 @@ def _tell(error: BaseException, message: str) -> None:
         traceback.print_exception(error)
     if not getattr(error, "silent", False):
         notes = getattr(error, "__notes__", ())
-        print("\n".join([message, *notes]), file=sys.stderr, flush=True)
+        print(printable("\n".join([message, *notes])), file=sys.stderr, flush=True)
 
 
 def _own_words(error: InputError) -> str:
