@@ -154,7 +154,7 @@ def _convert(job: MaskJob, produce: Produce, force: bool) -> Result:
         if status == "remade" and not force and _holds(job.target, labels):
             status = "kept"
         else:
-            write_whole(job.target, encode_png(labels))
+            write_whole(job.target, encode_png(labels), durable=False)  # read again by each run
     digest = hashlib.sha1(repr(labels.shape).encode() + labels.tobytes()).hexdigest()
     return job.name, status, np.bincount(labels.reshape(-1), minlength=256), digest
 
