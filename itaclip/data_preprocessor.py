@@ -58,6 +58,12 @@ class CLIPDataPreprocessor(nn.Module):
 
     def normalised(self, image: Tensor) -> Tensor:
         """A BGR image (3, H, W) as RGB (3, H, W) with mean 0 and deviation 1."""
+        if image.ndim != 3 or len(image) != 3:
+            raise InputError(
+                "expected an image of 3 channels (blue, green, red), but got the shape "
+                f"{tuple(image.shape)}; drop transparency with image[..., :3], give grey pictures "
+                "three equal channels."
+            )
         device = self.mean.device
         if device.type == "cuda" and image.device.type == "cpu":
             image = image.pin_memory()  # so that the copy does not wait

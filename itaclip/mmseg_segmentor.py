@@ -22,6 +22,11 @@ MODELS.register_module(module=CLIPDataPreprocessor)
 class ITACLIPSegmentor(Segmentor, BaseSegmentor):
     """:class:`itaclip.segmentor.Segmentor`, whose arguments are the keys of a config's model."""
 
+    @property
+    def out_channels(self) -> int:
+        """Number of classes, which mmseg's test-time augmentation asks for."""
+        return self.vocabulary.num_classes
+
     @torch.no_grad()
     def predict(
         self,

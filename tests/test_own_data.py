@@ -305,13 +305,13 @@ def test_names_that_clash(tmp_path):
     metric.process(None, [sample(tmp_path / f"in/{x}/1.jpg", [[0]]) for x in "xy"])
     assert (tmp_path / "out/x/1.png").is_file()
     assert (tmp_path / "out/y/1.png").is_file()
-    with pytest.raises(InputError, match="does not lie below root"):
+    with pytest.raises(InputError, match="does not lie below the folder"):
         metric.process(None, [sample(tmp_path / "elsewhere/1.jpg", [[0]])])
 
 
 def test_images_are_never_overwritten(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
-    with pytest.raises(InputError, match="is the image itself"):
+    with pytest.raises(InputError, match="would replace the picture"):
         saver(tmp_path).process(None, [sample(tmp_path / "a.png", [[0]])])
     assert (tmp_path / "a.png").read_bytes() == before

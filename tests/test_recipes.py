@@ -14,7 +14,8 @@ from conftest import random_clip
 from guides import tiny_guide
 
 from itaclip import InputError
-from itaclip.evaluation.command import load_config, parse_arguments
+from itaclip.evaluation.arguments import parse_arguments
+from itaclip.evaluation.command import load_config
 from itaclip.image_encoder import ImageEncoder
 from itaclip.recipes import RECIPES, list_recipes, register, resolve_recipe
 

@@ -29,6 +29,10 @@ _DEBUG = "ITACLIP_DEBUG"
 _WRAPPERS = ("RayTaskError", "UserCodeException")
 
 
+# Package → this project's extra that brings it.
+_EXTRAS = {"mmseg": "mmseg", "mmcv": "mmseg", "mmengine": "mmseg", "gradio": "app", "ray": "ray"}
+
+
 class Stopped(KeyboardInterrupt):
     """The user or the system asked to stop; ``exit_code`` is the shell's, 128 and the signal."""
 
@@ -91,6 +95,12 @@ def explanation(error: BaseException) -> str | None:
     if type(error).__name__.partition("(")[0] in _WRAPPERS:
         cause = getattr(error, "cause", None) or error.__cause__
         return None if cause is None else explanation(cause)
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        extra = _EXTRAS.get(package)
+        return extra and (
+            f"{package} is not installed, and this needs it; run: pip install 'itaclip[{extra}]'"
+        )
     return _memory_message(error)
 
 
