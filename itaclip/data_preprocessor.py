@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .clip_model.facts import OPENAI_MEAN, OPENAI_STD, Facts
 from .errors import InputError
+from .runtime.torch_state import undisturbed
 
 # CLIP's mean and deviation of RGB on the scale 0-255, rounded as in the published configs.
 MEAN = (122.771, 116.746, 104.094)
@@ -21,6 +22,7 @@ class CLIPDataPreprocessor(nn.Module):
         mean, std: of RGB on the scale 0-255; None takes those of the model, else CLIP's.
     """
 
+    @undisturbed()
     def __init__(
         self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
     ) -> None:
@@ -41,6 +43,7 @@ class CLIPDataPreprocessor(nn.Module):
             value = rounded if value == openai else [255 * v for v in value]
             getattr(self, name).copy_(torch.tensor(value).view(-1, 1, 1))
 
+    @undisturbed()
     def forward(self, data: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
         """Normalises a batch.
 

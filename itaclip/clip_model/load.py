@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..runtime.files import PROJECT_ROOT, sha256_of
+from ..runtime.torch_state import undisturbed
 from .checkpoints import StoredTensor, Table, read_table, read_tensors
 from .describe import describe_folder
 from .facts import (
@@ -52,6 +53,7 @@ _KNOWN: dict[str, dict[str, Any]] = {
 }
 
 
+@undisturbed()
 def load_clip(name_or_path: str | Path, clip_config: Mapping | None = None) -> nn.Module:
     """Builds a CLIP model with its weights.
 
