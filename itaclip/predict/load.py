@@ -10,11 +10,12 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from ..checks import integer
-from ..clip_model import SHIPPED_MODELS, load_clip, model_path
+from ..clip_model import SHIPPED_MODELS, load_clip
 from ..errors import InputError
 from ..recipes import Recipe
 from ..runtime.config import check_model_keys
 from ..runtime.files import one_line, resolve_path
+from ..runtime.torch_state import undisturbed
 from ..segmentor import Segmentor
 from ..vocabulary import Vocabulary
 from .segmenter import EncodedImage, Segmenter, fitting
@@ -47,9 +48,11 @@ _ALL = dict(aux_text_weight=0.1, logit_scale=40, label_closing=0, precision="aut
 logger = logging.getLogger(__name__)
 
 
+@undisturbed()
 def load(
     clip_model: str | Path | None = None,
     *,
+    clip_config: Mapping | None = None,
     config: str | Path | None = None,
     recipe: str | Mapping | Recipe | None = None,
     device: str | torch.device | None = None,
@@ -79,8 +82,11 @@ def load(
     What is not given comes from the config, or without one from the defaults below.
 
     Args:
-        clip_model: OpenAI's name, ``'storybook-tiny'`` (ships with the project) or the path of a
-            checkpoint; default: ViT-B/16.
+        clip_model: OpenAI's name, ``'storybook-tiny'`` (ships with the project),
+            ``'hf:OWNER/NAME'``, a folder that describes its model, or the path of a checkpoint;
+            default: ViT-B/16.
+        clip_config: what a checkpoint that does not describe itself is computed with:
+            ``dict(activation='quick_gelu' or 'gelu', vision_heads=…, text_heads=…)``.
         config: a config file, for its model, classes and pipeline: pictures are then loaded and
             resized as its evaluation does it, and labels are those of the evaluation. Without one,
             a picture that shrinks to less than half is averaged over areas, where an evaluation
@@ -128,15 +134,18 @@ def load(
     given = {
         key: value
         for key, value in locals().items()
-        if key not in ("clip_model", "config", "recipe", "device") and value is not DEFAULT
+        if key not in ("clip_model", "clip_config", "config", "recipe", "device")
+        and value is not DEFAULT
     }
     sized = "short_side" in given or "max_long_side" in given  # instead of the pipeline
     settings, steps = ({}, []) if config is None else _read_config(config, sized)
     name = clip_model if clip_model is not None else settings.pop("clip_model", DEFAULT_MODEL)
     settings.pop("clip_model", None)
+    told = settings.pop("clip_config", None) if clip_config is None else clip_config
     where = _device(device)
     logger.info("loading %s", name)
-    clip = load_clip(model_path(name))
+    clip = load_clip(name, told)
+    clip.source = str(name)
     if config is None:
         side = clip.visual.input_resolution
         own = _STORYBOOK if str(name) in SHIPPED_MODELS else _PHOTOGRAPHS
