@@ -5,11 +5,13 @@ from .data_preprocessor import CLIPDataPreprocessor
 from .errors import BadSampleError, InputError
 from .evaluation.boundary import BoundaryIoUMetric
 from .evaluation.hooks import CheckClassesHook, OverlayHook, TrimMemoryHook
+from .features import DenseFeatures
 from .labelling.cluster import label
+from .mmseg_segmentor import ITACLIPSegmentor
 from .predict.load import EncodedImage, Segmenter, load
 from .predict.segmentation import Segmentation
 from .runtime.files import shipped_file
-from .segmentor import DenseFeatures, ITACLIPSegmentor
+from .segmentor import Segmentor
 from .vocabulary import Vocabulary
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "SaveLabels",
     "Segmentation",
     "Segmenter",
+    "Segmentor",
     "StorybookDataset",
     "TrimMemoryHook",
     "VOC20Dataset",

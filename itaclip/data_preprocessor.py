@@ -1,10 +1,10 @@
 """CLIP's normalisation of images of any sizes, and what is undone of mmseg's changes to them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from mmseg.models import SegDataPreProcessor
-from mmseg.registry import MODELS
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from .errors import InputError
 
@@ -13,25 +13,47 @@ MEAN = (122.771, 116.746, 104.094)
 STD = (68.501, 66.632, 70.323)
 
 
-@MODELS.register_module()
-class CLIPDataPreprocessor(SegDataPreProcessor):
-    """mmseg's preprocessor with CLIP's constants; images of one batch may differ in size.
+class CLIPDataPreprocessor(nn.Module):
+    """BGR images to CLIP's input, on the device; takes the place of mmseg's preprocessor.
 
-    Inputs are BGR images (3, H, W) on the scale 0-255; outputs are RGB and normalised, as one
-    tensor (B, 3, H, W) where the sizes agree, else as a list.
+    Args:
+        mean, std: of RGB on the scale 0-255.
     """
 
-    def __init__(self) -> None:
-        super().__init__(mean=MEAN, std=STD, bgr_to_rgb=True)
+    def __init__(self, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> None:
+        super().__init__()
+        for name, values in (("mean", mean), ("std", std)):
+            constant = torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
+            self.register_buffer(name, constant, persistent=False)
 
-    def forward(self, data: dict, training: bool = False) -> dict:
-        if training or len({image.shape for image in data["inputs"]}) == 1:
-            return super().forward(data, training)
-        images = [
-            super(CLIPDataPreprocessor, self).forward({"inputs": [image]})["inputs"][0]
-            for image in data["inputs"]
-        ]
-        return {"inputs": images, "data_samples": self.cast_data(data.get("data_samples"))}
+    def forward(self, data: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
+        """Normalises a batch.
+
+        Args:
+            data: ``inputs``: BGR images (3, H, W) on the scale 0-255, a tensor or a list;
+                ``data_samples``: passed on.
+
+        Returns:
+            ``inputs``: RGB (B, 3, H, W) where the sizes agree, else a list; and ``data_samples``.
+        """
+        images = [self.normalised(image) for image in data["inputs"]]
+        if len({image.shape for image in images}) == 1:
+            images = torch.stack(images)
+        return {"inputs": images, "data_samples": data.get("data_samples")}
+
+    def normalised(self, image: Tensor) -> Tensor:
+        """A BGR image (3, H, W) as RGB (3, H, W) with mean 0 and deviation 1."""
+        if image.ndim != 3 or len(image) != 3:
+            raise InputError(
+                "expected an image of 3 channels (blue, green, red), but got the shape "
+                f"{tuple(image.shape)}; drop transparency with image[..., :3], give grey pictures "
+                "three equal channels."
+            )
+        device = self.mean.device
+        if device.type == "cuda" and image.device.type == "cpu":
+            image = image.pin_memory()  # so that the copy does not wait
+        image = image.to(device, non_blocking=True).flip(0).float()
+        return (image - self.mean) / self.std
 
 
 def without_padding(image: Tensor, meta: Mapping) -> Tensor:
@@ -49,14 +71,14 @@ def without_padding(image: Tensor, meta: Mapping) -> Tensor:
     return image[:, top : height - bottom, left : width - right]
 
 
-def undo_flip(maps: Iterable[Tensor | None], meta: Mapping) -> tuple[Tensor | None, ...]:
-    """Brings maps (H, W, …) of an image that a test-time augmentation flipped back into its frame.
+def flip_axes(meta: Mapping) -> tuple[int, ...]:
+    """The axes of (H, W) along which a test-time augmentation flipped an image.
 
     Raises:
         InputError: a direction that is none of mmcv's three.
     """
     if not meta.get("flip"):
-        return tuple(maps)
+        return ()
     direction = meta.get("flip_direction") or "horizontal"
     axes = {"horizontal": (1,), "vertical": (0,), "diagonal": (0, 1)}.get(direction)
     if axes is None:
@@ -64,4 +86,10 @@ def undo_flip(maps: Iterable[Tensor | None], meta: Mapping) -> tuple[Tensor | No
             "flip_direction: expected 'horizontal', 'vertical' or 'diagonal', but got "
             f"{direction!r}."
         )
-    return tuple(None if m is None else m.flip(axes) for m in maps)
+    return axes
+
+
+def undo_flip(maps: Iterable[Tensor | None], meta: Mapping) -> tuple[Tensor | None, ...]:
+    """Brings maps (H, W, …) of a flipped image back into its frame; see :func:`flip_axes`."""
+    axes = flip_axes(meta)
+    return tuple(None if m is None else m.flip(axes) for m in maps) if axes else tuple(maps)

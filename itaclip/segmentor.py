@@ -1,4 +1,6 @@
-"""The registered segmentor: text once, then views → windows → features → scores → labels.
+"""The method: text once, then views → windows → features → scores → labels.
+
+mmseg registers it as :class:`itaclip.mmseg_segmentor.ITACLIPSegmentor`; nothing here needs mmseg.
 
 The steps of one image, and where further ones go (each a module of its own, a key of
 :class:`itaclip.settings.Settings`, and a line at the seam)::
@@ -7,32 +9,31 @@ The steps of one image, and where further ones go (each a module of its own, a k
           → similarities                        similarity_maps   propagation over patches
           → logits at the output's size         query_logits      ways in which windows meet
           → refinement                          scores            propagation over pixels
-          → scores: softmax, grouping
-          → scores: area rule                   final_scores      regions, class pruning
-          → labels: best score, closing         segment
+          → class pruning, softmax, grouping
+          → scores: regions' means, area rule   final_scores
+          → labels: best score, closing, votes  segment
 
 A step that needs all scores at once makes ``return_scores=False`` impossible or costly: labels are
-then made in strips of rows (:meth:`ITACLIPSegmentor.labels`), so it says so when settings are made.
+then made in strips of rows (:meth:`Segmentor.labels`), so it says so when settings are made.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from mmengine.logging import print_log
-from mmengine.structures import PixelData
-from mmseg.models.segmentors import BaseSegmentor
-from mmseg.registry import MODELS
-from mmseg.structures import SegDataSample
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from .checks import flag
 from .clip_model import load_clip, model_path
-from .data_preprocessor import CLIPDataPreprocessor, undo_flip, without_padding
+from .data_preprocessor import CLIPDataPreprocessor
 from .errors import InputError
-from .features import DenseFeatures, row_features
+from .features import DenseFeatures, Passes, check_together
+from .guide import Guide, load_guide, parse_guide
 from .image_encoder import ImageEncoder, sharing
 from .postprocess import (
     class_areas,
@@ -42,20 +43,33 @@ from .postprocess import (
     labels_of_strips,
     small_classes,
 )
+from .propagation import spread_over_patches, spread_over_pixels
+from .pruning import (
+    MaxScore,
+    Oracle,
+    Presence,
+    by_class,
+    leave_out,
+    presence,
+    score_maxima,
+    with_background,
+)
 from .recipes import Recipe, resolve_recipe
 from .refinement import refine, refine_strips
+from .regions import Picture, pool
 from .runtime.batches import trim_memory
 from .runtime.palette import palette_of
 from .runtime.stages import stage
 from .runtime.text_cache import TextCache
 from .settings import Settings
-from .sliding_window import WindowAssembler, WindowGrid
+from .sliding_window import WindowAssembler, WindowGrid, whole_image
 from .text_encoder import TextEncoder, imagenet_templates
 from .vocabulary import Vocabulary, read_vocabulary
 
+logger = logging.getLogger(__name__)
 
-@MODELS.register_module()
-class ITACLIPSegmentor(BaseSegmentor):
+
+class Segmentor(nn.Module):
     """Segments images into any vocabulary with a frozen CLIP.
 
     Args:
@@ -66,8 +80,12 @@ class ITACLIPSegmentor(BaseSegmentor):
         auxiliary_text_path: file of lines ``name >= text``; None = off.
         attention: a recipe's name, or ``dict(recipe=name, …)`` to vary one.
         precision: ``'auto'``, ``'fp32'``, ``'bf16'`` or ``'fp16'`` of the encoder's blocks.
-        aux_text_weight, image_engineering_weight, logit_scale, prob_thd, area_thd, label_closing,
-            pamr, test_cfg, window_batch, return_scores: see :class:`itaclip.settings.Settings`.
+        aux_text_weight, image_engineering_weight, logit_scale, prob_thd, margin_thd, area_thd,
+            label_closing, pamr, regions, class_pruning, propagation, test_cfg, window_batch,
+            return_scores: see :class:`itaclip.settings.Settings`.
+        guide: a second backbone: a name of :data:`itaclip.guide.GUIDES`, ``'hf:OWNER/NAME'``, a
+            folder in Hugging Face layout, or ``dict(model=…, …)``, see
+            :func:`itaclip.guide.parse_guide`; None = off.
         vocabulary: given instead of ``name_path`` and ``auxiliary_text_path`` from Python;
             ``Vocabulary.empty()`` leaves the classes to :meth:`set_vocabulary`.
         text_cache: keep text features on disk for later starts.
@@ -80,7 +98,7 @@ class ITACLIPSegmentor(BaseSegmentor):
 
     def __init__(
         self,
-        clip_model: str | Path | torch.nn.Module = "ViT-B/16",
+        clip_model: str | Path | nn.Module = "ViT-B/16",
         name_path: str | Path | None = None,
         background: bool = False,
         auxiliary_text_path: str | Path | None = None,
@@ -92,15 +110,20 @@ class ITACLIPSegmentor(BaseSegmentor):
         area_thd: float | None = None,
         label_closing: int = 0,
         pamr: Mapping | None = None,
+        regions: Mapping | None = None,
+        class_pruning: Mapping | None = None,
+        propagation: str | Mapping | None = None,
+        guide: str | Path | Mapping | Guide | None = None,
         precision: str = "fp32",
         test_cfg: Mapping | None = None,
         vocabulary: Vocabulary | None = None,
         text_cache: bool = True,
         window_batch: int | None = None,
         return_scores: bool = True,
+        margin_thd: float = 0.0,
         pretrained: None = None,
         train_cfg: None = None,
-        data_preprocessor: Mapping | torch.nn.Module | None = None,
+        data_preprocessor: Mapping | nn.Module | None = None,
         init_cfg: None = None,
     ) -> None:
         given = dict(locals())
@@ -110,28 +133,50 @@ class ITACLIPSegmentor(BaseSegmentor):
                     f"{key}: expected None, since nothing is trained or loaded here, but got "
                     f"{given[key]!r}; the weights are named by clip_model."
                 )
-        if isinstance(data_preprocessor, Mapping):
-            data_preprocessor = MODELS.build(data_preprocessor)
-        super().__init__(data_preprocessor or CLIPDataPreprocessor(), init_cfg)
+        super().__init__()
+        self.data_preprocessor = _preprocessor(data_preprocessor)
         self._settings = Settings(**{f.name: given[f.name] for f in fields(Settings)})
         self.text_cache = TextCache() if flag(text_cache, "text_cache") else None
         background = flag(background, "background")
         if vocabulary is None:
             vocabulary = read_vocabulary(name_path, auxiliary_text_path, background)
-        if prob_thd > 0 and vocabulary.num_classes and not vocabulary.background:
-            print_log(
-                f"prob_thd={prob_thd} turns unsure pixels into class 0, "
-                f"{vocabulary.first_names[0]!r}, though background=False.",
-                logger="current",
-                level=30,
+        abstains = next((key for key in ("prob_thd", "margin_thd") if given[key] > 0), None)
+        if abstains and vocabulary.num_classes and not vocabulary.background:
+            logger.warning(
+                "%s=%s turns unsure pixels into class 0, %r, though background=False.",
+                abstains,
+                given[abstains],
+                vocabulary.first_names[0],
             )
 
-        loaded = isinstance(clip_model, torch.nn.Module)
+        loaded = isinstance(clip_model, nn.Module)
         clip = clip_model if loaded else load_clip(model_path(clip_model))
         recipe = resolve_recipe(attention, len(clip.visual.transformer.resblocks))
-        self.image_encoder = ImageEncoder(clip.visual, recipe, precision)
+        guide, sam = self._load_guides(guide)
+        self.image_encoder = ImageEncoder(clip.visual, recipe, precision, guide, sam)
+        check_together(recipe, self.settings, self.image_encoder)
         self.text_encoder = TextEncoder(clip)
         self._use_words(vocabulary)
+
+    def _load_guides(
+        self, guide: str | Path | Mapping | Guide | None
+    ) -> tuple[Guide | None, Guide | None]:
+        """The second backbone, and SAM's encoder if one is there, too."""
+        if isinstance(guide, Guide):
+            return guide, guide if guide.is_sam else None
+        given = parse_guide(guide)
+        if given is None:
+            return None, None
+        clip = [(v.flatten() / 255).tolist() for v in self._normalisation()]
+        sam, model = given.pop("sam", None), given.pop("model")
+        made = load_guide(model, *clip, **given)
+        if sam is None:
+            return made, made if made.is_sam else None
+        return made, load_guide(sam, *clip, key="guide.sam")
+
+    def _normalisation(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the image's RGB on the scale 0-255, (3, 1, 1)."""
+        return self.data_preprocessor.mean, self.data_preprocessor.std
 
     @property
     def settings(self) -> Settings:
@@ -145,7 +190,7 @@ class ITACLIPSegmentor(BaseSegmentor):
         settings: Settings | None = None,
         image_encoder: ImageEncoder | None = None,
         **changes: Any,
-    ) -> "ITACLIPSegmentor":
+    ) -> "Segmentor":
         """Another segmentor on the same weights; this one stays as it is.
 
         Args:
@@ -164,6 +209,8 @@ class ITACLIPSegmentor(BaseSegmentor):
         elif attention is not None:
             other.image_encoder = self.image_encoder.variant(attention)
         other._settings = (settings or self.settings).changed(changes)
+        encoder = other.image_encoder
+        check_together(encoder.recipe, other.settings, encoder)
         blend = other.settings.aux_text_weight != self.settings.aux_text_weight
         if vocabulary is not None or blend:
             other._use_words(vocabulary or self.vocabulary)
@@ -202,33 +249,58 @@ class ITACLIPSegmentor(BaseSegmentor):
     # ---- image → features → logits → scores -----------------------------------------------------
 
     @torch.no_grad()
-    def extract_feat(self, inputs: Tensor) -> DenseFeatures:
+    def extract_feat(self, inputs: Tensor, regions: Tensor | None = None) -> DenseFeatures:
         """Fused features of one image's windows, kept for any number of vocabularies.
 
         Args:
             inputs: (3, H, W) or (1, 3, H, W), CLIP-normalised.
+            regions: (H', W') int64 over the same picture, for recipes that need them.
         """
-        windows, rows = self._encode(inputs[0] if inputs.ndim == 4 else inputs)
+        passes = self._passes(inputs[0] if inputs.ndim == 4 else inputs, regions)
+        rows = list(passes.rows())
         read = self.vocabulary if self.image_encoder.recipe.needs_text else None
-        return DenseFeatures(windows, torch.cat(list(rows)), read)
+        cls = rows[0].cls
+        if cls is not None and len(cls) == len(rows[0].features):
+            cls = torch.cat([row.cls for row in rows])
+        return DenseFeatures(
+            passes.windows,
+            torch.cat([row.features for row in rows]),
+            read,
+            cls,
+            passes.guide_features() if self._joins_patches() else None,
+            passes.image,
+        )
 
     @torch.no_grad()
     def similarity_maps(self, image: Tensor | DenseFeatures) -> tuple[WindowGrid, list[Tensor]]:
-        """Cosine similarities of every window's patches with every query.
-
-        Propagation over patches goes here: it sees all maps of the image, and its features.
+        """Cosine similarities of every window's patches with every query, propagated if asked for.
 
         Args:
             image: (3, H, W) CLIP-normalised, or what :meth:`extract_feat` made of it.
 
         Returns:
-            The grid of R·K windows, and for each of its R rows the maps (K, h, w, Q).
+            The grid of R·K windows, and for each of its R rows the maps (K, h, w, Q). After a
+            propagation over pixels it is one window, whose patches are the pixels.
         """
-        windows, rows = self._rows_of(image)
-        maps = []
-        for features in rows:
+        self._check_words(image)
+        kept = isinstance(image, DenseFeatures)
+        source = image if kept else self._passes(image)
+        recipe, windows, maps = self.image_encoder.recipe, source.windows, []
+        for row in source.rows():
             with stage("upsampling"):
-                maps.append(features @ self.text_features.T)
+                maps.append(recipe.similarities(row.features, self.text_features, row.cls))
+        wanted = self.settings.propagation
+        if wanted is None:
+            return windows, maps
+        if wanted.patches:
+            guide = source.guide if kept else source.guide_features()
+            maps = spread_over_patches(windows, maps, guide, wanted)
+        if wanted.pixels:
+            logits = self._assembler(windows, maps, windows.image_size)(maps)
+            mean, std = self._normalisation()
+            picture = (source.image * std + mean).clamp(0, 255) / 255
+            logits = spread_over_pixels(logits, picture, self.text_features, wanted)
+            windows, maps = replace(whole_image(windows.image_size), straight=True), [logits[None]]
         return windows, maps
 
     @torch.no_grad()
@@ -246,68 +318,122 @@ class ITACLIPSegmentor(BaseSegmentor):
         """
         # All windows first: the encoder's memory is free again before the output takes its own.
         windows, maps = self.similarity_maps(image)
-        output_size = output_size or windows.image_size
+        if output_size is None:
+            kept = isinstance(image, DenseFeatures)
+            output_size = windows.image_size if kept else tuple(image.shape[-2:])
         elements = output_size[0] * output_size[1] * len(self.text_features)
         trim_memory(elements)
-        logits = self._assembler(windows, output_size)(maps)
+        logits = self._assembler(windows, maps, output_size)(maps)
         trim_memory(elements)
         return logits
 
-    def _rows_of(self, image: Tensor | DenseFeatures) -> tuple[WindowGrid, Iterable[Tensor]]:
-        """The windows, and the fused features (K, h, w, E) of each row of them."""
+    def _check_words(self, image: Tensor | DenseFeatures) -> None:
         if not self.vocabulary.num_classes:
             raise InputError(
                 "vocabulary: there are no classes yet; give them by variant(vocabulary=…)."
             )
-        if isinstance(image, DenseFeatures):
-            if image.vocabulary not in (None, self.vocabulary):
-                raise InputError(
-                    "features: this recipe reads the words, and these features were made for "
-                    "others; extract them again with these words."
-                )
-            return image.windows, image.rows()
-        return self._encode(image)
+        if isinstance(image, DenseFeatures) and image.vocabulary not in (None, self.vocabulary):
+            raise InputError(
+                "features: this recipe reads the words, and these features were made for "
+                "others; extract them again with these words."
+            )
 
-    def _encode(self, image: Tensor) -> tuple[WindowGrid, Iterator[Tensor]]:
-        windows = self.settings.windows.over(tuple(image.shape[-2:]))
-        encoder, settings, text = self.image_encoder, self.settings, self.text_features
-        return windows, row_features(image, windows, encoder, settings, text)
+    def _passes(self, image: Tensor, regions: Tensor | None = None) -> Passes:
+        return Passes(image, self.image_encoder, self.settings, self.text_features, regions)
 
-    def _assembler(self, windows: WindowGrid, output_size: tuple[int, int]) -> WindowAssembler:
-        patches = self.image_encoder.grid(windows.window)
+    def _joins_patches(self) -> bool:
+        return self.settings.propagation is not None and self.settings.propagation.patches
+
+    def _assembler(
+        self, windows: WindowGrid, maps: Sequence[Tensor], output_size: tuple[int, int]
+    ) -> WindowAssembler:
+        patches = tuple(maps[0].shape[1:3])
         return WindowAssembler(windows, patches, output_size, self.text_features.device)
 
     @torch.no_grad()
-    def scores(self, logits: Tensor, guide: Tensor) -> Tensor:
-        """From logits to class scores: refinement, softmax, grouping and area rule.
+    def scores(self, logits: Tensor, guide: Tensor, picture: Picture | None = None) -> Tensor:
+        """From logits to class scores: refinement, pruning, softmax, grouping, regions, area rule.
 
         Propagation over pixels goes beside the refinement.
 
         Args:
             logits: (H, W, Q); overwritten.
             guide: (3, H', W'), the normalised image that refinement follows.
+            picture: what pruning and regions may ask about it; None knows the image alone.
 
         Returns:
             (H, W, C) in [0, 1].
         """
-        logits = refine(logits, guide, self.settings.pamr)
+        settings, owners = self.settings, self.vocabulary.query_classes
+        kept = self._present(guide, logits, picture)
+        logits = refine(logits, guide, settings.pamr)
         with stage("post-processing"):
-            scores = class_scores(logits, self.vocabulary.query_classes, self.settings.logit_scale)
-            return self.final_scores(scores)
+            if isinstance(settings.class_pruning, MaxScore):
+                best = by_class(score_maxima(logits, settings.logit_scale), owners)
+                kept = settings.class_pruning.kept(best)
+            if kept is not None:
+                kept = with_background(kept, self.vocabulary.background)
+                logits = leave_out(logits, kept, owners)
+            scores = class_scores(logits, owners, settings.logit_scale)
+            return self.final_scores(scores, picture or self.picture(guide, scores.shape[:2]))
 
-    def final_scores(self, scores: Tensor) -> Tensor:
-        """Class scores (H, W, C), overwritten, after all rules about whole classes or regions.
+    def _present(
+        self, image: Tensor, logits: Tensor | None, picture: Picture | None
+    ) -> Tensor | None:
+        """Which classes take part, (C,) bool, as far as it is known before refinement."""
+        rule, owners = self.settings.class_pruning, self.vocabulary.query_classes
+        if isinstance(rule, Oracle):
+            if picture is None or picture.truth is None:
+                raise InputError(
+                    "class_pruning: 'oracle' reads the ground truth, which this picture lacks; "
+                    "take another rule, or an evaluation with masks."
+                )
+            return rule.kept(picture.truth, self.vocabulary.num_classes)
+        if isinstance(rule, Presence):
+            with stage("encoder"):
+                own = self.image_encoder.global_feature(image) @ self.text_features.T  # Q
+            own, best = by_class(own, owners), by_class(logits.flatten(0, 1).amax(0), owners)
+            found = presence(own, best, self.settings.logit_scale)
+            return rule.kept(found, self.vocabulary.background)
+        return None
 
-        Regions and class pruning go here, before the area rule.
-        """
+    def final_scores(self, scores: Tensor, picture: Picture) -> Tensor:
+        """Class scores (H, W, C), overwritten, after all rules about whole classes or regions."""
+        regions = self.settings.regions
+        if regions is not None and regions.rule == "mean":
+            scores = pool(scores, regions.map(picture, tuple(scores.shape[:2])))
         if self.settings.area_thd is not None:
             small = small_classes(class_areas(scores), self.settings.area_thd)
             scores.index_fill_(-1, small, 0)
         return scores
 
+    def final_labels(self, labels: Tensor, scores: Tensor | None, picture: Picture) -> Tensor:
+        """Labels (H, W) after closing and the regions' rules about labels, which come last."""
+        settings = self.settings
+        if settings.label_closing:
+            labels = close_labels(labels, settings.label_closing)
+        if settings.regions is not None:
+            labels = settings.regions.relabel(labels, scores, picture)
+        return labels
+
+    def picture(self, image: Tensor, size: Sequence[int]) -> Picture:
+        """What an image (3, H', W') itself says about the picture of ``size`` (H, W)."""
+        preprocessor = self.data_preprocessor
+
+        def pixels() -> np.ndarray:
+            shown = (image * preprocessor.std + preprocessor.mean)[None]
+            shown = F.interpolate(shown, size=tuple(size), mode="bilinear")[0].round()
+            return shown.clamp(0, 255).permute(1, 2, 0).byte().cpu().numpy()
+
+        return Picture(tuple(size), None, pixels, image.device)
+
     @torch.no_grad()
     def labels(
-        self, image: Tensor | DenseFeatures, output_size: tuple[int, int], guide: Tensor
+        self,
+        image: Tensor | DenseFeatures,
+        output_size: tuple[int, int],
+        guide: Tensor,
+        picture: Picture | None = None,
     ) -> Tensor:
         """Labels (H, W) of one image without ever holding all its scores.
 
@@ -317,20 +443,25 @@ class ITACLIPSegmentor(BaseSegmentor):
             image: (3, H', W') CLIP-normalised, or what :meth:`extract_feat` made of it.
             output_size: (H, W).
             guide: (3, H', W'), the normalised image that refinement follows.
+            picture: as for :meth:`scores`.
         """
-        settings = self.settings
+        settings, owners = self.settings, self.vocabulary.query_classes
+        kept = self._present(guide, None, picture)
+        if kept is not None:
+            kept = with_background(kept, self.vocabulary.background)
         windows, maps = self.similarity_maps(image)
-        assembler, shape = self._assembler(windows, output_size), (*output_size, maps[0].shape[-1])
+        assembler = self._assembler(windows, maps, output_size)
+        shape = (*output_size, maps[0].shape[-1])
 
         def strips() -> Iterator[Tensor]:
             for logits in refine_strips(assembler.strips(maps), shape, guide, settings.pamr):
                 with stage("post-processing"):
-                    scores = class_scores(
-                        logits, self.vocabulary.query_classes, settings.logit_scale
-                    )
+                    if kept is not None:
+                        logits = leave_out(logits, kept, owners)
+                    scores = class_scores(logits, owners, settings.logit_scale)
                 yield scores
 
-        return labels_of_strips(strips, settings.prob_thd, settings.area_thd)
+        return labels_of_strips(strips, settings.prob_thd, settings.area_thd, settings.margin_thd)
 
     @torch.no_grad()
     def segment(
@@ -338,6 +469,7 @@ class ITACLIPSegmentor(BaseSegmentor):
         image: Tensor,
         output_size: tuple[int, int],
         features: DenseFeatures | None = None,
+        picture: Picture | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Labels and scores of one image.
 
@@ -345,58 +477,37 @@ class ITACLIPSegmentor(BaseSegmentor):
             image: (3, H', W') CLIP-normalised.
             output_size: (H, W).
             features: what :meth:`extract_feat` made of the image; None makes them.
+            picture: what pruning and regions may ask about it; None knows the image alone.
 
         Returns:
-            Labels (H, W), closed, and scores (H, W, C), None without ``return_scores``.
+            Labels (H, W), after closing and regions, and scores (H, W, C), None without
+            ``return_scores``.
         """
-        source, scores = image if features is None else features, None
-        if self.settings.return_scores:
-            scores = self.scores(self.query_logits(source, output_size), image)
+        settings, scores = self.settings, None
+        picture = picture or self.picture(image, output_size)
+        if features is None and self.image_encoder.recipe.needs_regions:
+            features = self.extract_feat(image, settings.regions and settings.regions.map(picture))
+        source = image if features is None else features
+        if settings.return_scores or settings.needs_all_scores:
+            scores = self.scores(self.query_logits(source, output_size), image, picture)
             with stage("post-processing"):
-                labels = label_map(scores, self.settings.prob_thd)
+                labels = label_map(scores, settings.prob_thd, settings.margin_thd)
         else:
-            labels = self.labels(source, output_size, image)
-        if self.settings.label_closing:
-            with stage("post-processing"):
-                labels = close_labels(labels, self.settings.label_closing)
-        return labels, scores
+            labels = self.labels(source, output_size, image, picture)
+        with stage("post-processing"):
+            labels = self.final_labels(labels, scores, picture)
+        return labels, scores if settings.return_scores else None
 
-    # ---- mmseg's interface ----------------------------------------------------------------------
 
-    @torch.no_grad()
-    def predict(
-        self,
-        inputs: Tensor | Sequence[Tensor],
-        data_samples: Sequence[SegDataSample] | None = None,
-    ) -> list[SegDataSample]:
-        """Segments a batch; images may differ in size.
+def _preprocessor(given: Mapping | nn.Module | None) -> nn.Module:
+    if given is None:
+        return CLIPDataPreprocessor()
+    if isinstance(given, nn.Module):
+        return given
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"data_preprocessor: expected None, a dict with a type or a module, but got {given!r}."
+        )
+    from mmseg.registry import MODELS
 
-        Args:
-            inputs: (B, 3, H, W), or B tensors (3, H, W), CLIP-normalised.
-            data_samples: with ``ori_shape`` (H, W) in their metainfo; without it, the input's size.
-
-        Returns:
-            The samples with ``seg_logits`` (C, H, W), the scores after softmax, grouping and area
-            rule, and ``pred_sem_seg`` (1, H, W) integer labels, at the original size.
-        """
-        samples = data_samples or [SegDataSample() for _ in inputs]
-        for image, sample in zip(inputs, samples, strict=True):
-            image = without_padding(image, sample.metainfo)
-            output_size = tuple(sample.metainfo.get("ori_shape", image.shape[-2:])[:2])
-            labels, scores = undo_flip(self.segment(image, output_size), sample.metainfo)
-            data = {"pred_sem_seg": PixelData(data=labels.unsqueeze(0))}
-            if scores is not None:
-                data["seg_logits"] = PixelData(data=scores.permute(2, 0, 1))
-            sample.set_data(data)
-        return list(samples)
-
-    def encode_decode(self, inputs: Tensor, batch_data_samples: object = None) -> Tensor:
-        """Query logits at the input's size, (B, Q, H, W), before refinement."""
-        return torch.stack([self.query_logits(image).permute(2, 0, 1) for image in inputs])
-
-    def _forward(self, inputs: Tensor, data_samples: object = None) -> Tensor:
-        return self.encode_decode(inputs)
-
-    def loss(self, inputs: Tensor, data_samples: object) -> dict:
-        """Not available: the method is training-free."""
-        raise NotImplementedError("ITACLIPSegmentor is training-free: it has no loss.")
+    return MODELS.build(given)

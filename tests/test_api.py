@@ -237,7 +237,7 @@ def test_bad_words_are_one_sentence(classes, options, words, model):
 
 def test_a_segmentor_without_classes_says_so(model):
     with pytest.raises(InputError, match="no classes yet"):
-        model.segmentor.predict(torch.zeros(1, 3, 64, 64))
+        model.segmentor.segment(torch.zeros(3, 64, 64), (64, 64))
 
 
 def test_words_met_before_are_not_encoded_again(tiny_clip_path, monkeypatch):

@@ -40,6 +40,15 @@ def test_importing_the_package_and_its_help_load_nothing_heavy():
         assert f"\n    {command}" in out
 
 
+def test_a_single_picture_loads_neither_mmseg_nor_the_runner():
+    out = python(
+        "import itaclip\nmodel = itaclip.load('storybook-tiny', pamr=None)\n"
+        "model.segment('docs/scene.png', 'sky; sea')\n"
+        "print([m for m in sys.modules if m.startswith(('mmseg', 'mmengine.runner', 'scipy'))])"
+    )
+    assert out == "[]"
+
+
 @pytest.mark.parametrize("order", ["import mmseg, itaclip", "import itaclip, mmseg"])
 @pytest.mark.parametrize("first", ["DATASETS", "TRANSFORMS"])
 def test_registered_whichever_package_comes_first(order, first):

@@ -1,6 +1,7 @@
 """Images and masks of every kind: equal to mmseg's where sound, else one sentence with the file."""
 
 import io
+import os
 import pickle
 import struct
 import zlib
@@ -16,8 +17,9 @@ from torch.utils.data import DataLoader
 
 from itaclip import BadSampleError, InputError, LoadCheckedAnnotations, LoadCheckedImage
 from itaclip.data.guard import SKIPPED, GuardedPipeline, LabelRules, guard_loading
-from itaclip.data.loading import MAX_PIXELS
+from itaclip.data.loading import MAX_PIXELS, opened
 
+PILLOWS_LIMIT = Image.MAX_IMAGE_PIXELS
 HEIGHT, WIDTH = 83, 131
 Y, X = np.mgrid[:HEIGHT, :WIDTH]
 COLOURS = np.stack([X % 256, Y % 256, (3 * X + Y) % 256], -1).astype(np.uint8)
@@ -49,7 +51,9 @@ def bomb(height, width):
     return b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n"
 JPEG, PNG = encoded(file_format="JPEG", array=NOISE), encoded(array=NOISE)
+GREY = (X % 3).astype(np.uint8)
 SIXTEEN = (Y * 300 + X).astype(np.uint16)
 SOUND = {
     "rgb.jpg": JPEG,
@@ -87,7 +91,9 @@ def test_sound_images_are_loaded_as_mmcv_does(name, tmp_path):
 
 BAD_IMAGES = {
     "empty.jpg": (b"", "it is empty"),
-    "text.jpg": (b"<html>404 not found</html>", "no picture of a known format"),
+    "text.jpg": (b"404 not found", "no picture of a known format"),
+    "page.jpg": (b"<html>404 not found</html>", r"is a web page \(HTML\), not the file itself"),
+    "lfs.jpg": (LFS, r"is a pointer of Git LFS, not the file itself; run 'git lfs pull'"),
     "half.jpg": (JPEG[: len(JPEG) // 2], "truncated"),
     "nearly.jpg": (JPEG[:-40], "truncated"),
     "progressive.jpg": (SOUND["progressive.jpg"][:-900], "truncated"),
@@ -134,11 +140,28 @@ def test_the_limit_of_pixels_can_be_raised(tmp_path):
     assert LoadCheckedImage(max_pixels=limit)(sample)["img"].shape == (HEIGHT, WIDTH, 3)
     with pytest.raises(BadSampleError, match="max_pixels"):
         LoadCheckedImage(max_pixels=limit - 1)(sample)
-    before = Image.MAX_IMAGE_PIXELS
     path.write_bytes(bomb(20_000, 20_000))  # beyond Pillow's own limit: ours counts
     with pytest.raises(BadSampleError, match="cannot be read"):
         LoadCheckedImage(max_pixels=10**9)(sample)
-    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_pillow_s_own_limit_is_never_touched(tmp_path):
+    """It belongs to the process: another thread may be opening a picture just now."""
+    path = tmp_path / "a.png"
+    path.write_bytes(PNG)
+    with opened(PNG, path, "image"):
+        assert Image.MAX_IMAGE_PIXELS == PILLOWS_LIMIT
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("kind", [LoadCheckedImage, LoadCheckedAnnotations])
+def test_pipes_and_devices_are_no_files(kind, tmp_path):
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    for path, words in ((pipe, "is a pipe"), ("/dev/zero", "is a device")):
+        keys = ("img_path", "seg_map_path")
+        with pytest.raises(BadSampleError, match=f"cannot be read .*{words}"):
+            kind()({**dict.fromkeys(keys, str(path)), "seg_fields": []})
 
 
 @pytest.mark.parametrize("options", [{"max_pixels": 0}, {"max_pixels": "9"}, {"max_pixels": 1.5}])
@@ -186,6 +209,11 @@ def test_wide_masks_are_exact_or_refused(tmp_path):
     [
         (encoded(), "has colours .mode RGB."),
         (encoded("RGBA"), "has colours"),
+        (encoded("RGB", array=GREY), r"3 channels .mode RGB. that hold the same numbers"),
+        (encoded("RGBA", array=GREY), r"4 channels .mode RGBA. that hold the same"),
+        (encoded("LA", array=GREY), r"2 channels .mode LA. that hold the same"),
+        (encoded(file_format="JPEG", array=GREY), r"is a JPEG, which blurs numbers"),
+        (LFS, "pointer of Git LFS"),
         (encoded(file_format="TIFF", array=COLOURS[..., 0].astype(np.float32)), "has fractions"),
         (encoded("L")[:-100], "cannot be read"),
         (b"", "it is empty"),

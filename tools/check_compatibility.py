@@ -1,13 +1,13 @@
 """Shows that the plugin imports, passes its tests and evaluates beside other variants of mmseg.
 
-    python tools/check_compatibility.py [official] [onedl] [compiled]
+    python tools/check_compatibility.py [onedl] [openmmlab] [compiled]
 
 Each variant gets a fresh virtual environment in a temporary folder:
 
-official  mmsegmentation 1.2.2 with mmcv-lite 2.1.0, as the README installs it
-onedl     onedl-mmsegmentation 1.4.2 with mmcv-lite 2.2.0
-compiled  mmsegmentation 1.2.2 with mmcv 2.1.0 and its operators, built from source: this needs a
-          C++ compiler, and half an hour or more
+onedl      onedl-mmsegmentation 1.4.2 with mmcv-lite 2.2.0, as the README installs it
+openmmlab  mmsegmentation 1.2.2 with mmcv-lite 2.1.0
+compiled   mmsegmentation 1.2.2 with mmcv 2.1.0 and its operators, built from source: this needs a
+           C++ compiler, and half an hour or more
 """
 
 import argparse
@@ -20,8 +20,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 TORCH = "torch==2.13.0"
 VARIANTS = {
-    "official": [["-c", "constraints.txt", ".[mmseg,test]"]],
-    "onedl": [[TORCH, "mmcv-lite==2.2.0", "onedl-mmsegmentation==1.4.2", ".[test]"]],
+    "onedl": [["-c", "constraints.txt", ".[mmseg,test]"]],
+    "openmmlab": [[TORCH, "mmcv-lite==2.1.0", "mmsegmentation==1.2.2", ".[test]"]],
     "compiled": [
         [TORCH, "setuptools<81", "wheel", "ninja", "psutil"],
         ["--no-build-isolation", "mmcv==2.1.0"],
@@ -66,7 +66,7 @@ def check(variant: str, folder: Path) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("variant", nargs="*", default=["official", "onedl"], choices=VARIANTS)
+    parser.add_argument("variant", nargs="*", default=["onedl", "openmmlab"], choices=VARIANTS)
     variants = parser.parse_args().variant
     with tempfile.TemporaryDirectory() as folder:
         results = {variant: check(variant, Path(folder)) for variant in variants}

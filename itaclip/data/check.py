@@ -9,13 +9,14 @@ found.
 import bisect
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..runtime.files import PROJECT_ROOT
+from ..errors import InputError
+from ..runtime.files import PROJECT_ROOT, read_text
 from .benchmarks import by_dataset
 from .problems import Problem
 
@@ -25,11 +26,49 @@ MISSING_FILES = ("no image", "no mask")
 LabelLookup = Mapping[int, int] | Sequence[int] | np.ndarray
 
 
-def check_places(dataset_cfg: Mapping[str, Any]) -> list[Problem]:
-    """Check that the folders and the list that a data set's config names exist.
+def settle_places(dataset_cfg: MutableMapping[str, Any]) -> None:
+    """Look relative paths of a data set's config up as the README says; it takes what is found.
 
-    For use before the data set is built: mmseg's classes stop there with bare assertions.
+    A relative ``data_root``, and the file of ``metainfo.classes``, lie in the current folder or in
+    the project's. What is in neither place is left as it is, for :func:`check_places`.
     """
+    for part in _parts(dataset_cfg):
+        _settle(part, "data_root")
+        if not part.get("data_root"):
+            _settle(part, "ann_file")
+            for key in part.get("data_prefix") or ():
+                _settle(part["data_prefix"], key)
+        if isinstance(part.get("metainfo"), MutableMapping):
+            _settle(part["metainfo"], "classes")
+
+
+def _settle(config: MutableMapping[str, Any], key: str) -> None:
+    path = config.get(key)
+    if isinstance(path, str) and path and not os.path.exists(path):
+        place = PROJECT_ROOT / path
+        if place.exists():
+            config[key] = str(place)
+
+
+def _parts(dataset_cfg: MutableMapping[str, Any]) -> Iterator[MutableMapping[str, Any]]:
+    """A data set's config, and those of the data sets that it joins or wraps."""
+    yield dataset_cfg
+    inner = dataset_cfg.get("datasets")
+    for part in [*(inner if isinstance(inner, list | tuple) else ()), dataset_cfg.get("dataset")]:
+        if isinstance(part, MutableMapping):
+            yield from _parts(part)
+
+
+def check_places(dataset_cfg: MutableMapping[str, Any]) -> list[Problem]:
+    """Check that the folders and files that a data set's config names exist.
+
+    For use before the data set is built: mmseg's classes stop there with bare assertions, and read
+    whatever is named as a list of classes.
+    """
+    return [problem for part in _parts(dataset_cfg) for problem in _check_places_of(part)]
+
+
+def _check_places_of(dataset_cfg: Mapping[str, Any]) -> list[Problem]:
     root = dataset_cfg.get("data_root") or ""
     prepare = _how_to_prepare(str(dataset_cfg.get("type")))
     mend = f"{prepare}, or correct" if prepare else "correct"
@@ -40,14 +79,31 @@ def check_places(dataset_cfg: Mapping[str, Any]) -> list[Problem]:
         if prefix[key]
     ]
     if dataset_cfg.get("ann_file"):
-        wanted.append(("file", os.path.exists, "ann_file", dataset_cfg["ann_file"]))
+        wanted.append(("file", os.path.isfile, "ann_file", dataset_cfg["ann_file"]))
     problems = []
     for what, exists, key, value in wanted:
         path = os.path.join(root, value)
         if not exists(path):
-            message = f"expected a {what} here ({key}); {mend} data_root and {key} in the config"
+            places = "" if os.path.isabs(path) else f", below {os.getcwd()} or {PROJECT_ROOT}"
+            message = (
+                f"expected a {what} here{places} ({key}); {mend} data_root and {key} in the config"
+            )
             problems.append(Problem("error", path, message, "places"))
-    return problems
+    return problems + _check_class_file(dataset_cfg)
+
+
+def _check_class_file(dataset_cfg: Mapping[str, Any]) -> list[Problem]:
+    """mmengine reads any file that is named as the list of classes: also a pipe, and for ever."""
+    meta = dataset_cfg.get("metainfo")
+    classes = meta.get("classes") if isinstance(meta, Mapping) else None
+    if not isinstance(classes, str) or not os.path.lexists(classes):
+        return []
+    try:
+        read_text(classes)
+    except InputError as error:
+        message = str(error).removeprefix(f"{classes}: ").removesuffix(".")
+        return [Problem("error", classes, f"metainfo.classes: {message}", "places")]
+    return []
 
 
 def _how_to_prepare(dataset_class: str) -> str:
@@ -140,9 +196,10 @@ def _check_list(dataset: Any) -> list[Problem]:
     if not path or not os.path.isfile(path):
         return []
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        return [Problem("error", path, "is not a text file; list one image name per line")]
+        lines = read_text(path).splitlines()
+    except InputError as error:
+        message = str(error).removeprefix(f"{path}: ").removesuffix(".")
+        return [Problem("error", path, f"{message}; list one image name per line")]
     problems, first = [], {}
     for number, line in enumerate(lines, 1):
         name = line.strip()

@@ -66,6 +66,12 @@ class LabelRules:
                     "test_evaluator.ignore_index: expected a label, such as 255, but got "
                     f"{metric.ignore_index!r}."
                 )
+            if 0 <= metric.ignore_index < classes:
+                raise InputError(
+                    f"test_evaluator.ignore_index: {metric.ignore_index} is a class of these "
+                    f"{classes} as well, and its pixels would never be scored; take one outside "
+                    "the classes, such as 65535, and map to it what shall be ignored."
+                )
         return cls(classes, frozenset(metric.ignore_index for metric in metrics))
 
     def check(self, sample: Any) -> None:
@@ -105,10 +111,12 @@ class LabelRules:
         ]
         if wrong:
             ignored = " or ".join(str(index) for index in sorted(self.ignored))
+            more = f" and {len(wrong) - _MAX_NAMED} more" if len(wrong) > _MAX_NAMED else ""
+            lowered = " after reduce_zero_label=True" if sample.get("reduce_zero_label") else ""
             raise BadSampleError(
-                f"{name}: the mask holds the label {', '.join(map(str, wrong[:_MAX_NAMED]))}, but "
-                f"labels go from 0 to {self.classes - 1}, or {ignored} to be ignored; convert the "
-                "masks, or give LoadMappedAnnotations their raw values.",
+                f"{name}: the mask holds the label {', '.join(map(str, wrong[:_MAX_NAMED]))}{more}"
+                f"{lowered}, but labels go from 0 to {self.classes - 1}, or {ignored} to be "
+                "ignored; convert the masks, or give LoadMappedAnnotations their raw values.",
                 name,
             )
 

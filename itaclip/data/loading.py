@@ -42,7 +42,7 @@ from ..runtime.decoding import (
     white_of,
     wide_values,
 )
-from ..runtime.files import one_line, open_regular
+from ..runtime.files import one_line, open_regular, stand_in_for_file
 
 # Pillow's names of pictures with one number per pixel; a palette's numbers are its indices.
 LABEL_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -186,24 +186,38 @@ def mask_limit(results: dict) -> int:
 def read_labels(
     path: str | Path, backend_args: dict | None = None, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """The numbers (H, W) of a mask file, of any integer width, as int64.
+    """The numbers (H, W) of a mask file, of any integer width, as int64; a bit is 0 or 1.
 
     Raises:
-        BadSampleError: no such file, no readable picture, or colours instead of one number per
-            pixel.
+        BadSampleError: no such file, no readable picture, one that blurs its numbers, or several
+            numbers a pixel.
     """
     content = _content(path, "mask", "seg_map_suffix", backend_args)
     with opened(content, path, "mask", max_pixels) as picture:
-        mode = picture.mode
-        labels = np.asarray(picture) if mode in LABEL_MODES else None
-    if labels is None:
-        fault = "it has fractions" if mode == "F" else "it has colours"
-        raise BadSampleError(
-            f"{path}: expected a mask with one number per pixel (grey or palette, 8 or 16 bits), "
-            f"but {fault} (mode {mode}); save the class numbers instead.",
-            str(path),
-        )
+        if picture.mode not in LABEL_MODES:
+            raise BadSampleError(f"{path}: {_no_labels(picture)}", str(path))
+        labels = np.asarray(picture)
+        if picture.format == "JPEG":
+            raise BadSampleError(
+                f"{path}: the mask is a JPEG, which blurs numbers; save it as PNG.", str(path)
+            )
     return labels.astype(np.int64)
+
+
+def _no_labels(picture: Image.Image) -> str:
+    """Why a picture is no label map, and the remedy."""
+    expected = "expected a mask with one number per pixel (grey or palette, 8 or 16 bits), but"
+    mode = picture.mode
+    if mode == "F":
+        return f"{expected} it has fractions (mode F); save the class numbers instead."
+    count, bands = len(picture.getbands()), np.asarray(picture)
+    alike = bands[..., : 3 if count >= 3 else 1]  # beside them, opacity
+    if count > 1 and (alike == alike[..., :1]).all():
+        return (
+            f"{expected} it has {count} channels (mode {mode}) that hold the same numbers; save "
+            "the first alone, such as by Image.open(mask).getchannel(0).save(mask)."
+        )
+    return f"{expected} it has colours (mode {mode}); save the class numbers instead."
 
 
 def _content(
@@ -213,25 +227,36 @@ def _content(
     backend_args: dict | None,
     file_client_args: dict | None = None,
 ) -> bytes:
+    """The bytes of a file, from wherever mmengine's back ends read; on a disk, of files alone."""
     try:
-        if backend_args is None and file_client_args is None and os.path.exists(path):
-            with open_regular(path) as file:  # not what never ends
-                return file.read()
         if file_client_args is not None:
-            return fileio.FileClient.infer_client(file_client_args, path).get(path)
-        return fileio.get(str(path), backend_args=backend_args)
-    except FileNotFoundError:
-        raise BadSampleError(
-            f"{path}: the {what} does not exist; add it, or correct {suffix_key} or data_prefix.",
-            str(path),
-        ) from None
-    except InputError as error:
-        raise BadSampleError(str(error), str(path)) from None
+            content = fileio.FileClient.infer_client(file_client_args, path).get(path)
+        elif backend_args is not None or "://" in str(path):
+            content = fileio.get(str(path), backend_args=backend_args)
+        else:
+            content = _local_content(path, what, suffix_key)
     except OSError as error:
         raise BadSampleError(
             f"{path}: the {what} cannot be read ({error.strerror or error}); make it readable.",
             str(path),
         ) from error
+    if stand_in := stand_in_for_file(content[:1024]):
+        raise BadSampleError(f"{path}: the {what} {stand_in}", str(path))
+    return content
+
+
+def _local_content(path: str | Path, what: str, suffix_key: str) -> bytes:
+    if not os.path.lexists(path):
+        raise BadSampleError(
+            f"{path}: the {what} does not exist; add it, or correct {suffix_key} or data_prefix.",
+            str(path),
+        )
+    try:
+        with open_regular(path) as file:
+            return file.read()
+    except InputError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise BadSampleError(f"{path}: the {what} {reason}", str(path)) from None
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Evaluation: the command, its loop, journal and records, published figures, ablations."""
+"""Evaluation: the command, its loop, journal and records, published figures, grids of settings."""

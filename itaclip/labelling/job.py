@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError
 from ..predict.load import DEFAULT_MODEL, load
 from ..predict.segmenter import Background, Classes
-from ..segmentor import ITACLIPSegmentor
+from ..segmentor import Segmentor
 from .labeller import Labeller
 from .stages import Spec
 
@@ -28,7 +28,7 @@ class Job:
         description: a line.
     """
 
-    segmentor: ITACLIPSegmentor
+    segmentor: Segmentor
     spec: Spec
     identity: dict[str, Any]
     description: str
@@ -100,7 +100,7 @@ def make_job(
     return Job(segmentor, spec, identity, description)
 
 
-def _weights_sha256(segmentor: ITACLIPSegmentor) -> str:
+def _weights_sha256(segmentor: Segmentor) -> str:
     sha = hashlib.sha256()
     for key, value in sorted(segmentor.image_encoder.state_dict().items()):
         sha.update(f"{key} {tuple(value.shape)}".encode())
@@ -108,7 +108,7 @@ def _weights_sha256(segmentor: ITACLIPSegmentor) -> str:
     return sha.hexdigest()
 
 
-def _settings(segmentor: ITACLIPSegmentor) -> dict[str, Any]:
+def _settings(segmentor: Segmentor) -> dict[str, Any]:
     """What decides about labels beside weights, words and sizes, in plain types."""
     encoder = segmentor.image_encoder
     found = dataclasses.asdict(segmentor.settings)

@@ -9,7 +9,7 @@ import torch
 from ..predict.images import resized_shape
 from ..predict.segmenter import Segmenter
 from ..runtime.batches import trim_memory
-from ..segmentor import ITACLIPSegmentor
+from ..segmentor import Segmentor
 from .stages import DECIMALS, Row
 
 
@@ -21,7 +21,7 @@ class Labeller:
         max_result_side: see :class:`itaclip.labelling.stages.Spec`.
     """
 
-    def __init__(self, segmentor: ITACLIPSegmentor, max_result_side: int | None) -> None:
+    def __init__(self, segmentor: Segmentor, max_result_side: int | None) -> None:
         self.segmentor = segmentor.variant(return_scores=True)
         self.max_result_side = max_result_side
         self._preprocessor = Segmenter(self.segmentor)

@@ -1,7 +1,5 @@
 """The check of data sets: every problem once, and silence on prepared data."""
 
-import subprocess
-import sys
 import time
 
 import mini_datasets as mini
@@ -11,6 +9,7 @@ from PIL import Image
 
 import itaclip  # noqa: F401  (registers the data sets)
 from itaclip.data.check import build_dataset, check_cheap, check_places
+from itaclip.data.coverage import peek_at_masks
 from itaclip.data.mask_check import check_full
 from itaclip.data.problems import Problem, format_problems, has_errors
 
@@ -21,6 +20,9 @@ PREFIX = dict(img_path="images", seg_map_path="masks")
 def build(root, type="BaseSegDataset", classes=3, lazy_init=False, data_prefix=PREFIX, **options):
     if type == "BaseSegDataset":
         options["metainfo"] = dict(classes=[f"class {i}" for i in range(classes)])
+    if "pipeline" in options:
+        steps = [dict(type="LoadImageFromFile"), *options["pipeline"], dict(type="PackSegInputs")]
+        options["pipeline"] = steps
     cfg = dict(type=type, data_root=str(root), data_prefix=dict(data_prefix))
     dataset = build_dataset({**cfg, **options})
     if not lazy_init:
@@ -175,26 +177,28 @@ def test_cheap_part_is_fast(tmp_path):
 def test_labels_outside_the_classes(folder):
     (folder / "masks/b.png").write_bytes(mini.label_png(mini.bands(14, [3, 0, 200, 254, 255], 2)))
     lines = full(build(folder))
-    assert_one(lines, "masks/b.png", "label values 3, 200, 254 give no class 0..2")
+    assert_one(lines, "masks/b.png", "the label 3, 200, 254, but labels go from 0 to 2")
     assert_one(full(build(folder), workers=2), "masks/b.png")
 
 
 def test_rgb_mask(folder):
     (folder / "masks/b.png").write_bytes(mini.photograph(14, 10, "PNG"))
-    assert_one(full(build(folder)), "masks/b.png", "mode RGB (colours)")
+    assert_one(full(build(folder)), "masks/b.png", "has colours (mode RGB)")
 
 
 def test_wide_mask(folder):
     Image.fromarray(np.full((14, 10), 300, np.uint16)).save(folder / "masks/b.png")
-    assert_one(full(build(folder)), "masks/b.png", "cuts to 8 bits (300 becomes 44)")
+    assert_one(
+        full(build(folder)),
+        "masks/b.png",
+        "holds the value 300, but LoadAnnotations takes 0 to 255",
+    )
 
 
 def test_one_bit_and_jpeg_masks(folder):
     Image.fromarray(np.zeros((14, 10), bool)).save(folder / "masks/a.png")
     Image.fromarray(np.zeros((14, 10), np.uint8)).save(folder / "masks/b.png", format="JPEG")
-    lines = full(build(folder))
-    assert "one bit per pixel" in lines[0]
-    assert "mask is a JPEG" in lines[1]
+    assert_one(full(build(folder)), "masks/b.png", "the mask is a JPEG, which blurs numbers")
 
 
 def test_size_and_turned_images(folder):
@@ -204,8 +208,9 @@ def test_size_and_turned_images(folder):
     with Image.open(folder / "images/b.jpg") as image:
         image.save(folder / "images/b.jpg", exif=exif)
     lines = full(build(folder))
-    assert "masks/a.png: mask is 13x10 (height x width), but its image is 14x10;" in lines[0]
-    assert "but its image is 10x14; the image is turned by its EXIF data" in lines[1]
+    words = "expected a mask of {} pixels (height x width) like its image, but it has {}"
+    assert f"masks/a.png: {words.format('14x10', '13x10')};" in lines[0]
+    assert f"{words.format('10x14', '14x10')} (turned: EXIF's orientation" in lines[1]
     assert len(lines) == 2
 
 
@@ -228,13 +233,48 @@ def test_reduce_zero_label(folder):
     assert full(build(folder, reduce_zero_label=True)) == []
     (folder / "masks/c.png").write_bytes(mini.label_png(mini.bands(14, [4], 10)))
     lines = full(build(folder, reduce_zero_label=True))
-    assert_one(lines, "masks/c.png", "values 4 give no class", "after reduce_zero_label=True")
+    assert_one(
+        lines,
+        "masks/c.png",
+        "holds the label 3 after reduce_zero_label=True",
+        "after reduce_zero_label=True",
+    )
 
 
 def test_reduce_zero_label_set_wrongly(folder):
     """With classes 0, 1, 2 it leaves class 2 without a pixel."""
     lines = full(build(folder, reduce_zero_label=True))
     assert_one(lines, "warning: ", "class 2 (class 2) occurs in no mask", "must be False")
+
+
+def test_masks_of_two_values_are_warned_of(folder):
+    """0 and 255, as tools for two classes write them: 255 is the ignored label."""
+    for name in "abc":
+        mask = mini.bands(14, [0, 255, 0, 255, 0], 2)
+        (folder / f"masks/{name}.png").write_bytes(mini.label_png(mask))
+    words = "take dict(type='LoadMappedAnnotations', mapping={0: 0, 255: 1}) in the pipeline"
+    assert_one(full(build(folder, classes=2)), "warning: ", "class 1 (class 1) occurs in no", words)
+    before_a_run = [str(problem) for problem in peek_at_masks(build(folder, classes=2))]
+    assert_one(before_a_run, "warning: ", "hold 0 and 255 alone, and 255 is ignored", words)
+    pipeline = [dict(type="LoadMappedAnnotations", mapping={0: 0, 255: 1})]
+    dataset = build(folder, classes=2, pipeline=pipeline)
+    assert full(dataset) == peek_at_masks(dataset) == []
+
+
+def test_classes_in_no_mask_are_warned_of(folder):
+    assert peek_at_masks(build(folder)) == []
+    assert_one(full(build(folder, classes=4)), "warning: ", "class 3 (class 3) occurs in no mask")
+    lines = full(build(folder, classes=9))
+    assert_one(lines, "6 of 9 classes occur in no mask: 3 (class 3), 4", "metainfo.classes")
+    for name in "abc":
+        (folder / f"masks/{name}.png").write_bytes(mini.label_png(mini.bands(14, [255], 10)))
+    assert_one(full(build(folder)), "no class occurs in any mask")
+
+
+def test_settings_are_said_once(folder):
+    pipeline = [dict(type="LoadMappedAnnotations", mapping={0: 0, 1: 1, 2: 2, 255: 255})]
+    dataset = build(folder, pipeline=pipeline, reduce_zero_label=True)
+    assert_one(full(dataset), "reduce_zero_label=True", "say it in `mapping` alone")
 
 
 def test_label_map_of_chosen_classes(tmp_path):
@@ -250,19 +290,18 @@ def test_label_map_of_chosen_classes(tmp_path):
     assert full(build(tree, metainfo=dict(classes=classes), **options)) == []
     mask = tree / "SegmentationClass/2007_000042.png"
     mask.write_bytes(mini.label_png(mini.bands(14, [21], 10)))
-    assert_one(full(build(tree, metainfo=dict(classes=classes), **options)), "values 21")
+    assert_one(full(build(tree, metainfo=dict(classes=classes), **options)), "label 21")
 
 
-@pytest.mark.parametrize("lut", [{0: 0, 7: 1, 9: 2, 200: 255}, [0, 0, 0, 0, 0, 0, 0, 1, 0, 2]])
-def test_look_up_of_raw_labels(folder, lut):
+def test_look_up_of_raw_labels(folder):
     for name in "abc":
-        mask = mini.bands(14, [0, 7, 9, 9, 200 if isinstance(lut, dict) else 1], 2)
+        mask = mini.bands(14, [0, 7, 9, 9, 200], 2)
         (folder / f"masks/{name}.png").write_bytes(mini.label_png(mask))
-    dataset = build(folder)
-    assert len(full(dataset)) == 3
-    assert full(dataset, label_lut=lut) == []
+    assert len(full(build(folder))) == 3
+    pipeline = [dict(type="LoadMappedAnnotations", mapping={0: 0, 7: 1, 9: 2, 200: 255})]
+    assert full(build(folder, pipeline=pipeline)) == []
     (folder / "masks/c.png").write_bytes(mini.label_png(mini.bands(14, [10], 10)))
-    assert_one(full(dataset, label_lut=lut), "values 10", "after the look-up of labels")
+    assert_one(full(build(folder, pipeline=pipeline)), "masks/c.png", "the raw value 10")
 
 
 def test_look_up_of_the_pipeline_with_wide_masks(folder):
@@ -278,12 +317,11 @@ def test_look_up_of_the_pipeline_with_wide_masks(folder):
     pipeline = [dict(type="LoadMappedAnnotations", mapping=mapping)]
     lines = full(build(folder, pipeline=pipeline))
     assert len(lines) == 3
-    assert "values 300 give no class 0..2" in lines[0]
+    assert "holds the raw value 300, which `mapping` does not list" in lines[0]
     pipeline = [dict(type="LoadMappedAnnotations", mapping=mapping, others=255)]
-    assert full(build(folder, pipeline=pipeline)) == []
+    assert_one(full(build(folder, pipeline=pipeline)), "warning: ", "class 2 (class 2) occurs in")
     wide = build(folder, classes=300, pipeline=pipeline)
     assert cheap(wide) == []
-    assert "values 300, 40000" in full(build(folder), label_lut={0: 0, 7: 1})[0]
 
 
 def test_many_problems_are_cut_short():
@@ -345,15 +383,9 @@ def run_check(*args):
 
 def test_command_line(prepared, tmp_path, monkeypatch, capsys):
     config = PROJECT / "configs/cfg_coco_object.py"
-    result = subprocess.run(
-        [sys.executable, str(mini.DATASETS_FOLDER / "check.py"), "--config", str(config)],
-        capture_output=True,
-        text=True,
-        cwd=prepared,
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.endswith("checked everything: 0 errors, 1 warnings\n")
+    monkeypatch.chdir(prepared)
+    assert run_check("--config", config) == 0
+    assert capsys.readouterr().out.endswith("checked everything: 0 errors, 1 warnings\n")
 
     raw = mini.make_coco(tmp_path / "raw")
     mini.prepare(["coco_stuff"], raw, tmp_path)
@@ -361,6 +393,9 @@ def test_command_line(prepared, tmp_path, monkeypatch, capsys):
     output = capsys.readouterr().out
     assert "000000000139_instanceTrainIds.png: mask does not exist" in output
     assert "run `python datasets/prepare.py coco_object`" in output
+    # The folder that `prepare --data-root` filled is the same place.
+    assert run_check("--config", config, "--data-root", tmp_path) == 1
+    assert capsys.readouterr().out == output
 
 
 def test_command_line_reads_pixels_unless_cheap(prepared, tmp_path, capsys):
@@ -372,23 +407,85 @@ def test_command_line_reads_pixels_unless_cheap(prepared, tmp_path, capsys):
     assert run_check("--config", config, "--data-root", root, "--cheap") == 0
     assert "checked names and pairing: 0 errors" in capsys.readouterr().out
     assert run_check("--config", config, "--data-root", root) == 1
-    assert "label values 151 give no class 0..149" in capsys.readouterr().out
+    assert (
+        "holds the label 150 after reduce_zero_label=True, but labels go from 0 to 149"
+        in capsys.readouterr().out
+    )
 
 
 def test_command_line_with_bad_usage(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_check("--config", "cfg_none.py") == 2
-    assert capsys.readouterr().err.startswith("error: cfg_none.py: there is no such config")
+    assert capsys.readouterr().err.startswith(
+        "error: --config: expected an existing file, but there is"
+    )
     with pytest.raises(SystemExit, match="2"):
         run_check()
     (tmp_path / "cfg.py").write_text("model = dict(\n")
     capsys.readouterr()
     assert run_check("--config", "cfg.py") == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: cfg.py: cannot be read")
+    assert error.startswith(f"error: {tmp_path}/cfg.py: cannot be read")
     assert error.count("\n") == 1
     (tmp_path / "cfg.py").write_text("model = dict()\n")
     assert run_check("--config", "cfg.py") == 2
     assert "expected test_dataloader.dataset" in capsys.readouterr().err
     assert run_check("--config", PROJECT / "configs/cfg_voc21.py") == 1
     assert "run `python datasets/prepare.py voc21`" in capsys.readouterr().out
+
+
+def test_data_are_found_in_the_project_too(prepared, tmp_path, monkeypatch, capsys):
+    """As the README says paths are: in the current folder, then in the project's."""
+    config = PROJECT / "configs/cfg_ade20k.py"
+    monkeypatch.chdir(tmp_path)
+    assert run_check("--config", config) == 1
+    output = capsys.readouterr().out
+    assert f"images/validation: expected a folder here, below {tmp_path} or {PROJECT}" in output
+    monkeypatch.setattr("itaclip.data.check.PROJECT_ROOT", prepared)
+    assert run_check("--config", config) == 0
+
+
+def test_an_ignored_label_that_is_a_class_is_refused(folder, capsys):
+    """Over 255 classes, 255 is one of them, and mmseg would never score its pixels."""
+    config = folder / "cfg.py"
+    config.write_text(
+        f"""test_dataloader = dict(dataset=dict(
+    type="BaseSegDataset", data_root="{folder}",
+    metainfo=dict(classes=[str(i) for i in range(300)]),
+    data_prefix=dict(img_path="images", seg_map_path="masks"),
+    pipeline=[dict(type="LoadImageFromFile"),
+              dict(type="LoadMappedAnnotations", mapping={{i: i for i in range(300)}}),
+              dict(type="PackSegInputs")]))
+test_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
+"""
+    )
+    assert run_check("--config", config) == 2
+    error = capsys.readouterr().err
+    assert "test_evaluator.ignore_index: 255 is a class of these 300 as well" in error
+    text = config.read_text().replace('["mIoU"])', '["mIoU"], ignore_index=65535)')
+    config.write_text(text)
+    assert run_check("--config", config) == 0
+
+
+@pytest.mark.parametrize("place", ["classes", "mask", "list"])
+def test_pipes_and_stand_ins_are_named(place, folder, capsys):
+    import os
+
+    path = folder / {"classes": "names.txt", "mask": "masks/b.png", "list": "list.txt"}[place]
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    classes = str(path) if place == "classes" else ["a", "b", "c"]
+    options = dict(ann_file="list.txt") if place == "list" else {}
+    config = folder / "cfg.py"
+
+    def lines():
+        dataset = dict(type="BaseSegDataset", data_root=str(folder), data_prefix=PREFIX, **options)
+        dataset["metainfo"] = dict(classes=classes)
+        config.write_text(f"test_dataloader = dict(dataset={dataset!r})")
+        assert run_check("--config", config) == 1
+        return capsys.readouterr().out
+
+    assert ("expected a file here" if place == "list" else "is a pipe") in lines()
+    path.unlink()
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n")
+    assert "is a pointer of Git LFS, not the file itself; run 'git lfs pull'" in lines()

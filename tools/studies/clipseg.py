@@ -4,7 +4,7 @@ python tools/ablate.py --config configs/cfg_storybook.py --study-file tools/stud
     --cfg-options test_dataloader.dataset.split=train --out docs/ablations/clipseg
 """
 
-from itaclip.evaluation.ablation import Study
+from itaclip.evaluation.grid import Study
 
 
 def _clipseg(**changes):

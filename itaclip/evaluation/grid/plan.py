@@ -24,13 +24,14 @@ from torch import nn
 
 from ...clip_model import load_clip, model_path
 from ...errors import InputError
+from ...mmseg_segmentor import ITACLIPSegmentor
 from ...recipes import Recipe
 from ...runtime.config import building, check_model_keys
-from ...segmentor import ITACLIPSegmentor
 from ..command import check_data
 from ..hooks import CheckClassesHook
 from ..identity import code_sha256
-from ..records import data_manifest, file_entry, plain, precision_entry, weights_entry
+from ..inputs import data_manifest, file_entry, precision_entry, weights_entry
+from ..settings import plain
 from .studies import Changes, Setting, Study
 
 PARTS = ("model", "test_dataloader", "test_evaluator")
@@ -43,6 +44,7 @@ _AFTER_FEATURES = {
     "image_engineering_weight",  # the names of its views count instead
     "logit_scale",
     "prob_thd",
+    "margin_thd",
     "area_thd",
     "label_closing",
     "pamr",
@@ -172,7 +174,7 @@ class _Builder:
     def __init__(self, plan: Plan, config: Config, settings: dict[str, Any]) -> None:
         self.plan, self.config, self.settings = plan, config, settings
         # Results of other code are not mixed with new ones.
-        self.code = code_sha256(apart=("aux_text/", "evaluation/ablation/"))
+        self.code = code_sha256()
         self.manifests: dict[str, dict] = {}
         self.built: dict[str, Row] = {}  # by the JSON of the settings
         self.clips: dict[str, nn.Module] = {}  # by name or path; frozen, so all may share them
@@ -334,9 +336,9 @@ def _sharing_keys(
     kept["views"] = [view.name for view in model.settings.views]
     recipe = model.image_encoder.recipe
     words = {key: described[key] for key in _TEXTS} if recipe.needs_text else {}
-    # Methods that repair tokens between blocks have blocks of their own.
-    repairs = type(recipe).after_block is not Recipe.after_block
-    blocks = kept if repairs else {**kept, "attention": None}
+    # Methods that repair tokens between blocks, or read a guide, have passes of their own.
+    own = type(recipe).after_block is not Recipe.after_block or recipe.needs_guide
+    blocks = kept if own else {**kept, "attention": None}
     return _digest([blocks, dataset_key]), _digest([kept | words, dataset_key])
 
 

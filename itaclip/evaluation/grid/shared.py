@@ -47,7 +47,7 @@ def shared(group: Sequence[Sequence[Any]]) -> tuple[Turn, dict[str, Any]]:
     """Variants of the models of a group's rows that share what they can.
 
     Args:
-        group: rows (see :class:`itaclip.evaluation.ablation.plan.Row`) that share blocks, in groups
+        group: rows (see :class:`itaclip.evaluation.grid.plan.Row`) that share blocks, in groups
             that share features.
 
     Returns:
