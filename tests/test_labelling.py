@@ -281,7 +281,7 @@ def test_an_outage_of_the_store_is_no_bad_picture(label, folder, monkeypatch):
     monkeypatch.setattr(places, "opened", opened)
     monkeypatch.setattr("itaclip.labelling.read._AT_ONCE", 1)
     code, _, err = label(f"file://{folder}/photos", "out")
-    assert code == 2 and "the object store does not answer" in err and len(content("out")) == 1
+    assert code == 2 and "the object store does not answer" in err
     monkeypatch.setattr(places, "opened", places.opened_before)
     assert label(f"file://{folder}/photos", "out")[0] == 0
     assert all(row["error"] is None for row in rows_of("out")) and len(rows_of("out")) == 7
