@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
+from .runtime.torch_state import undisturbed
 
 # CLIP's mean and deviation of RGB on the scale 0-255, rounded as in the published configs.
 MEAN = (122.771, 116.746, 104.094)
@@ -20,12 +21,14 @@ class CLIPDataPreprocessor(nn.Module):
         mean, std: of RGB on the scale 0-255.
     """
 
+    @undisturbed()
     def __init__(self, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> None:
         super().__init__()
         for name, values in (("mean", mean), ("std", std)):
             constant = torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
             self.register_buffer(name, constant, persistent=False)
 
+    @undisturbed()
     def forward(self, data: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
         """Normalises a batch.
 

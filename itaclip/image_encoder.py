@@ -17,6 +17,7 @@ from .guide import GUIDES, Guide
 from .recipes import Recipe, resolve_recipe
 from .recipes.tower import AfterBlock, Reads, Tower, run_blocks
 from .runtime.positions import resize_positions
+from .runtime.torch_state import undisturbed, weights_version
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -115,6 +116,7 @@ class ImageEncoder(nn.Module):
         """The data type of the blocks' matrix products on the present device."""
         return compute_dtype(self.precision, self.device)
 
+    @undisturbed()
     def prepare(self) -> None:
         """Makes the lowered copy of the weights, if any, before the first image needs it."""
         self._blocks()
@@ -152,7 +154,7 @@ class ImageEncoder(nn.Module):
         h, w = self.grid(size)
         return max(1, round((h * w + self.guide.tokens_per_pass(size)) / 196))
 
-    @torch.no_grad()
+    @undisturbed()
     def forward(
         self, images: Tensor, text: Tensor | None = None, regions: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -180,7 +182,7 @@ class ImageEncoder(nn.Module):
         features = self.recipe.normed(tower, self.visual.ln_post) @ self.visual.proj
         return features[:, 1:].unflatten(1, self.recipe.output_grid(tower)), features[:, 0]
 
-    @torch.no_grad()
+    @undisturbed()
     def global_feature(self, image: Tensor) -> Tensor:
         """CLIP's own feature of an image as a whole: its [CLS] token, unchanged and normalised.
 
@@ -194,13 +196,13 @@ class ImageEncoder(nn.Module):
         whole = F.interpolate(image[None].float(), size=side, mode="bilinear", antialias=True)
         return F.normalize(self.cls_features(whole)[0], dim=-1)
 
-    @torch.no_grad()
+    @undisturbed()
     def cls_features(self, images: Tensor) -> Tensor:
         """[CLS] features (B, E) of the unchanged model."""
         tower = self._clip_tower(images, Reads())
         return self.embedded(tower.final_tokens()[:, :1])[:, 0]
 
-    @torch.no_grad()
+    @undisturbed()
     def attention_maps(self, images: Tensor, regions: Tensor | None = None) -> Tensor:
         """The maps of the recipe's last block (of its first pass).
 
@@ -214,6 +216,7 @@ class ImageEncoder(nn.Module):
         """
         return self.recipe.attention_maps(self.tower(images, regions=regions))
 
+    @undisturbed()
     def tower(
         self, images: Tensor, reads: Reads | None = None, regions: Tensor | None = None
     ) -> Tower:
@@ -265,14 +268,14 @@ class ImageEncoder(nn.Module):
         weight = blocks[0].attn.in_proj_weight
         if self.dtype == weight.dtype:
             return blocks
-        key = (self.dtype, weight.device, weight.data_ptr())
-        if self._lowered is None or self._lowered[0] != key:
+        key, kept = (self.dtype, weight.device, weights_version(blocks)), self._lowered
+        if kept is None or kept[0] != key:
             lowered = copy.deepcopy(blocks).to(self.dtype)
             for block in lowered:
                 block.ln_1.float(), block.ln_2.float()
             # A tuple hides the copy from state_dict() and .to().
-            self._lowered = (key, lowered)
-        return self._lowered[1]
+            kept = self._lowered = (key, lowered)
+        return kept[1]
 
 
 def sharing(module: nn.Module, kind: type[nn.Module] | None = None) -> nn.Module:
@@ -289,7 +292,9 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        # Emulated, as on cards before Ampere, bf16 is slower than fp32.
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
     if device.type == "cpu":
         can = torch.cpu.get_capabilities()
         if can.get("amx_bf16") or can.get("avx512_bf16"):

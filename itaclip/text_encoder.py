@@ -20,7 +20,9 @@ from tqdm import tqdm
 from .clip_model import clip_module
 from .errors import InputError
 from .recipes.tower import add_attention, add_feed_forward, block_projections
+from .runtime.recent import Recent
 from .runtime.text_cache import TextCache
+from .runtime.torch_state import undisturbed, weights_version
 from .vocabulary import Vocabulary, shortened
 
 # Tokens in one batch; larger ones are no faster on a CPU and only cost memory.
@@ -59,14 +61,20 @@ class TextEncoder(nn.Module):
         self.positional_embedding = clip.positional_embedding
         self.ln_final = clip.ln_final
         self.text_projection = clip.text_projection
-        self._known: dict[tuple, dict[str, Tensor]] = {}  # weights, templates → text → feature
+        self._known: Recent[Tensor] = Recent(_MAX_KNOWN)  # weights, templates, text → (E,) CPU
+        self._digest: tuple[tuple, str] | None = None  # weights → their digest
         self.requires_grad_(False).eval()
 
     @property
     def context_length(self) -> int:
         return len(self.positional_embedding)
 
-    @torch.no_grad()
+    @property
+    def version(self) -> tuple:
+        """Equal as long as nobody loads other weights."""
+        return weights_version(self)
+
+    @undisturbed()
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Features of prompts, (P, E) fp32, not normalised.
 
@@ -83,7 +91,8 @@ class TextEncoder(nn.Module):
                 )
             by_length[len(tokens)].append((index, tokens))
         device = self.text_projection.device
-        features = torch.empty(len(prompts), self.text_projection.shape[1], device=device)
+        shape = (len(prompts), self.text_projection.shape[1])
+        features = torch.empty(shape, dtype=torch.float32, device=device)
         with tqdm(total=len(prompts), desc="text prompts", delay=2) as bar:
             for length, entries in sorted(by_length.items()):
                 step = max(1, _BATCH_TOKENS // length)
@@ -114,13 +123,17 @@ class TextEncoder(nn.Module):
         return self.ln_final(x) @ self.text_projection
 
     def digest(self) -> str:
-        """A sha256 of the tower's weights."""
-        sha = hashlib.sha256()
-        for key, value in sorted(self.state_dict().items()):
-            sha.update(f"{key} {tuple(value.shape)}".encode())
-            sha.update(value.detach().cpu().contiguous().numpy())
-        return sha.hexdigest()
+        """A sha256 of the tower's weights, made once for them."""
+        version, kept = self.version, self._digest
+        if kept is None or kept[0] != version:
+            sha = hashlib.sha256()
+            for key, value in sorted(self.state_dict().items()):
+                sha.update(f"{key} {tuple(value.shape)}".encode())
+                sha.update(value.detach().cpu().contiguous().numpy())
+            kept = self._digest = (version, sha.hexdigest())
+        return kept[1]
 
+    @undisturbed()
     def template_features(
         self,
         texts: Sequence[str],
@@ -139,15 +152,18 @@ class TextEncoder(nn.Module):
         Returns:
             (len(texts), E) with L2 norm 1.
         """
+        which = (self.version, tuple(templates))
         known = {}
-        if self.remember:
-            weights = tuple(weight._version for weight in self.parameters())
-            known = self._known.setdefault((weights, tuple(templates)), {})
-            if len(known) + len(texts) > _MAX_KNOWN:
-                known.clear()
+        for text in dict.fromkeys(texts) if self.remember else ():
+            found = self._known.get((which, text))
+            if found is not None:
+                known[text] = found
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
-            known.update(zip(new, self._new_features(new, templates, text_cache), strict=True))
+            features = self._new_features(new, templates, text_cache).cpu()
+            known.update(zip(new, features, strict=True))
+            if self.remember:
+                self._known.update(((which, text), known[text]) for text in new)
         return torch.stack([known[text] for text in texts]).to(self.text_projection.device)
 
     def _new_features(
@@ -168,6 +184,7 @@ class TextEncoder(nn.Module):
             text_cache.store(key, features)
         return features
 
+    @undisturbed()
     def vocabulary_features(
         self,
         vocabulary: Vocabulary,

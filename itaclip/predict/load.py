@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..recipes import Recipe
 from ..runtime.config import check_model_keys
 from ..runtime.files import one_line, resolve_path
+from ..runtime.torch_state import undisturbed
 from ..segmentor import Segmentor
 from ..vocabulary import Vocabulary
 from .segmenter import EncodedImage, Segmenter, fitting
@@ -47,6 +48,7 @@ _ALL = dict(aux_text_weight=0.1, logit_scale=40, label_closing=0, precision="aut
 logger = logging.getLogger(__name__)
 
 
+@undisturbed()
 def load(
     clip_model: str | Path | None = None,
     *,
@@ -129,6 +131,7 @@ def load(
     where = _device(device)
     logger.info("loading %s", name)
     clip = load_clip(model_path(name))
+    clip.source = str(name)
     if config is None:
         side = clip.visual.input_resolution
         own = _STORYBOOK if str(name) in SHIPPED_MODELS else _PHOTOGRAPHS

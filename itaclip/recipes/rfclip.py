@@ -56,7 +56,9 @@ class RFCLIP(Recipe):
             return tokens
         patches = tokens[:, 1:]
         shifted = patches - patches.amin(-1, keepdim=True)
-        share = shifted[..., list(self.channels)].amax(-1) / shifted.sum(-1)  # B, P
+        # Channel by channel: a list as index would be copied to the device in every block.
+        spikes = torch.stack([shifted[..., channel] for channel in self.channels], dim=-1)
+        share = spikes.amax(-1) / shifted.sum(-1)  # B, P
         spiking = (share > self.spike / tokens.shape[-1]).unsqueeze(-1)
         smooth = torch.lerp(patches, mean_3x3(patches, grid), self.smoothing)
         return torch.cat([tokens[:, :1], torch.where(spiking, smooth, patches)], dim=1)
