@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout w
 
 from itaclip.data_preprocessor import CLIPDataPreprocessor
 from itaclip.errors import InputError
-from itaclip.evaluation.records import hardware, versions
+from itaclip.evaluation.inputs import hardware, versions
 from itaclip.labelling.job import Job, make_job
 from itaclip.labelling.places import Place
 from itaclip.labelling.run import run
