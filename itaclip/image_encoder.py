@@ -72,6 +72,7 @@ class ImageEncoder(nn.Module):
     def _check(self, recipe: Recipe) -> None:
         """Refuses a recipe that does not go with the weights."""
         recipe.check_width(self.width)
+        recipe.check_cls(self.prefix > 0)
         if recipe.needs_guide and self.guide is None:
             raise InputError(
                 f"guide: the recipe {recipe.name!r} needs a second backbone; name one, such as "
@@ -90,6 +91,11 @@ class ImageEncoder(nn.Module):
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
         return self.visual.conv1.kernel_size[0]
+
+    @property
+    def prefix(self) -> int:
+        """p, tokens before the patches: 1 ([CLS]), or 0 in towers with a pooling head."""
+        return 0 if self.visual.class_embedding is None else 1
 
     @property
     def depth(self) -> int:
@@ -167,20 +173,33 @@ class ImageEncoder(nn.Module):
             regions: (B, H, W) int64, for recipes with ``needs_regions``.
 
         Returns:
-            Patch features (B, h, w, E) and [CLS] features (B, E), fp32, not normalised.
+            Patch features (B, h, w, E) and the image's (B, E), [CLS]'s or the pooling head's, fp32,
+            not normalised.
         """
         tower = self.tower(images, **({} if regions is None else {"regions": regions}))
-        patches, cls = self.features_of(tower)
+        patches, image = self.features_of(tower)
         if self.recipe.needs_text and text is not None:
             similarities = F.normalize(patches, dim=-1) @ text.T
-            features = self.embedded(self.recipe.tokens_again(tower, images, similarities))
-            patches, cls = features[:, 1:].unflatten(1, tower.grid), features[:, 0]
-        return patches, cls
+            again = self.visual.ln_post(self.recipe.tokens_again(tower, images, similarities))
+            patches, image = self.read(again, tower.grid)
+        return patches, image
 
     def features_of(self, tower: Tower) -> tuple[Tensor, Tensor]:
-        """The recipe's last block: patch features (B, h, w, E) and [CLS] features (B, E)."""
-        features = self.recipe.normed(tower, self.visual.ln_post) @ self.visual.proj
-        return features[:, 1:].unflatten(1, self.recipe.output_grid(tower)), features[:, 0]
+        """The recipe's last block: features of the patches (B, h, w, E) and of the image (B, E)."""
+        normed = self.recipe.normed(tower, self.visual.ln_post)
+        return self.read(normed, self.recipe.output_grid(tower))
+
+    def read(self, normed: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Features of patches (B, h, w, E) and of the image (B, E) from normed tokens (B, N, D).
+
+        With [CLS], they are the tokens' projections. Without, the values of the pooling head stand
+        for patches alone and the head itself for the image (SigLIP, as TextRegion reads it).
+        """
+        if self.prefix:
+            features = normed @ self.visual.proj
+            return features[:, 1:].unflatten(1, grid), features[:, 0]
+        pool = self.visual.pool
+        return pool.values(normed).unflatten(1, grid), pool(normed)
 
     @undisturbed()
     def global_feature(self, image: Tensor) -> Tensor:
@@ -198,9 +217,9 @@ class ImageEncoder(nn.Module):
 
     @undisturbed()
     def cls_features(self, images: Tensor) -> Tensor:
-        """[CLS] features (B, E) of the unchanged model."""
+        """The image's features (B, E) of the unchanged model: [CLS]'s, or the pooling head's."""
         tower = self._clip_tower(images, Reads())
-        return self.embedded(tower.final_tokens()[:, :1])[:, 0]
+        return self.read(self.visual.ln_post(tower.final_tokens()), tower.grid)[1]
 
     @undisturbed()
     def attention_maps(self, images: Tensor, regions: Tensor | None = None) -> Tensor:
@@ -246,10 +265,6 @@ class ImageEncoder(nn.Module):
         run_blocks(tower, reads, after_block)
         return tower
 
-    def embedded(self, tokens: Tensor) -> Tensor:
-        """Final layer norm and projection of tokens, (B, N, D) → (B, N, E)."""
-        return self.visual.ln_post(tokens) @ self.visual.proj
-
     def embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens before the first block, (B, N, D) fp32."""
         visual, (h, w), p = self.visual, grid, self.patch_size
@@ -257,10 +272,12 @@ class ImageEncoder(nn.Module):
         # convolution, this is never lowered to TF32 unasked.
         pixels = images[..., : h * p, : w * p].unflatten(-1, (w, p)).unflatten(-3, (h, p))
         pixels = pixels.permute(0, 2, 4, 1, 3, 5).reshape(len(images), h * w, -1)  # 3, p, p last
-        patches = F.linear(pixels, visual.conv1.weight.flatten(1))
-        cls = visual.class_embedding.expand(len(images), 1, -1)
-        tokens = torch.cat([cls, patches], dim=1)
-        return visual.ln_pre(tokens + resize_positions(visual.positional_embedding, grid))
+        tokens = F.linear(pixels, visual.conv1.weight.flatten(1), visual.conv1.bias)
+        if self.prefix:
+            cls = visual.class_embedding.expand(len(images), 1, -1)
+            tokens = torch.cat([cls, tokens], dim=1)
+        positions = resize_positions(visual.positional_embedding, grid, prefix=self.prefix)
+        return visual.ln_pre(tokens + positions)
 
     def _blocks(self) -> nn.ModuleList | nn.Sequential:
         """The transformer's blocks, their matrices in :attr:`dtype`; the lowered copy is kept."""

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import flag
-from .clip_model import load_clip, model_path
+from .clip_model import facts_of, load_clip
 from .data_preprocessor import CLIPDataPreprocessor
 from .errors import InputError
 from .features import DenseFeatures, Passes, check_together
@@ -74,8 +74,9 @@ class Segmentor(nn.Module):
     """Segments images into any vocabulary with a frozen CLIP.
 
     Args:
-        clip_model: OpenAI's name, ``'storybook-tiny'``, the path of a checkpoint, or a loaded
-            ``clip.model.CLIP``, which is taken over.
+        clip_model: OpenAI's name, ``'storybook-tiny'``, ``'hf:OWNER/NAME[@REVISION]'``, a folder
+            that describes its model, the path of a checkpoint (see
+            :func:`itaclip.clip_model.load_clip`), or a loaded model, which is taken over.
         name_path: class-name file, a line per class, names separated by commas.
         background: class 0 is "everything else"; it takes no auxiliary text.
         auxiliary_text_path: file of lines ``name >= text``; None = off.
@@ -90,8 +91,10 @@ class Segmentor(nn.Module):
         vocabulary: given instead of ``name_path`` and ``auxiliary_text_path`` from Python;
             ``Vocabulary.empty()`` leaves the classes to :meth:`set_vocabulary`.
         text_cache: keep text features on disk for later starts.
+        clip_config: what weights that do not describe themselves are computed with:
+            ``dict(activation='quick_gelu', vision_heads=12, text_heads=8, mean=…, std=…)``.
         pretrained, train_cfg, init_cfg: accepted because mmseg's helpers pass them; must be None.
-        data_preprocessor: as in mmseg; by default BGR → RGB and CLIP's mean and deviation.
+        data_preprocessor: as in mmseg; by default BGR → RGB and the model's mean and deviation.
 
     Raises:
         InputError: any value that cannot be used, naming the key or the file and line.
@@ -123,6 +126,7 @@ class Segmentor(nn.Module):
         window_batch: int | None = None,
         return_scores: bool = True,
         margin_thd: float = 0.0,
+        clip_config: Mapping | None = None,
         pretrained: None = None,
         train_cfg: None = None,
         data_preprocessor: Mapping | nn.Module | None = None,
@@ -152,10 +156,15 @@ class Segmentor(nn.Module):
             )
 
         loaded = isinstance(clip_model, nn.Module)
-        clip = clip_model if loaded else load_clip(model_path(clip_model))
-        self.name = getattr(clip, "source", "the model") if loaded else str(clip_model)
+        clip = clip_model if loaded else load_clip(clip_model, clip_config)
+        facts = facts_of(clip)
+        if isinstance(self.data_preprocessor, CLIPDataPreprocessor):
+            self.data_preprocessor.follow(facts)
+        self.name = facts.source if not loaded else getattr(clip, "source", "the model")
         recipe = resolve_recipe(attention, len(clip.visual.transformer.resblocks))
         guide, sam = self._load_guides(guide)
+        if guide is None and (warning := facts.depth_warning()) is not None:
+            logger.warning("%s", warning)
         self.image_encoder = ImageEncoder(clip.visual, recipe, precision, guide, sam)
         check_together(recipe, self.settings, self.image_encoder)
         self.text_encoder = TextEncoder(clip)

@@ -1,7 +1,6 @@
 """Every shipped config through the whole Runner, on miniature data in the benchmarks' formats."""
 
 import re
-import subprocess
 import sys
 
 import numpy as np
@@ -38,14 +37,10 @@ def config_of(path, *options):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """All benchmarks, prepared from miniature raw downloads by the project's own command."""
+    """All benchmarks, prepared from miniature raw downloads."""
     raw = mini_datasets.make_all(tmp_path_factory.mktemp("raw"))
     root = tmp_path_factory.mktemp("data")
-    checksum = ["--context-json-sha1", mini_datasets.context_json_sha1(raw)]
-    command = [sys.executable, "datasets/prepare.py", "all", "--raw", str(raw), *checksum]
-    command += ["--data-root", str(root), "--no-download", "--workers", "1"]
-    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    mini_datasets.prepare(mini_datasets.NAMES, raw, root)
     return root
 
 

@@ -95,7 +95,8 @@ def expected_images(benchmark: str | None) -> int | None:
 _DECISIVE = ("model", "test_dataloader", "test_evaluator", "test_cfg")
 _FILES = ("model.name_path", "model.auxiliary_text_path")
 # Settings that change no score, or have a check of their own.
-_FREE = (NOT_COUNTED - set(_FILES)) | {"test_evaluator.output_dir"}
+# What weights are computed with is compared with the weights.
+_FREE = (NOT_COUNTED - set(_FILES)) | {"model.clip_config", "test_evaluator.output_dir"}
 _ABSENT = object()
 
 
@@ -265,7 +266,11 @@ def _other_inputs(record: Mapping[str, Any], paper: Mapping[str, Any]) -> Iterat
     if paper.get("differs"):
         yield f"the config departs from the published protocol: {paper['differs']}"
     weights = record["weights"]
-    if weights is None or weights["sha256"] != OPENAI_MODELS[PAPER_WEIGHTS][0]:
+    same = weights is not None and (
+        weights["sha256"] == OPENAI_MODELS[PAPER_WEIGHTS][0]
+        or weights.get("same_as") == PAPER_WEIGHTS
+    )
+    if not same:
         name = weights["name"] if weights else "unknown"
         yield f"the weights are {name}, not OpenAI's {PAPER_WEIGHTS}"
     auxiliary = record["texts"]["auxiliary"]

@@ -57,6 +57,8 @@ class ResCLIP(Recipe):
     sfr_scale: float = key(2.2, "positive")
     feedback_thd: float = key(0.5, "share")
 
+    needs_cls = False
+
     @property
     def needs_text(self) -> bool:
         return self.sfr_weight is not None
@@ -68,7 +70,9 @@ class ResCLIP(Recipe):
         """As everywhere; ``feedback`` is M, (B, N, N)."""
         scale, bias = 1.0, None
         if self.gaussian_std is not None:
-            bias = gaussian_neighbourhood(tower.grid, self.gaussian_std, values.device)
+            bias = gaussian_neighbourhood(
+                tower.grid, self.gaussian_std, values.device, tower.prefix
+            )
         if feedback is not None:
             scale = self.sfr_scale * (1 - self.sfr_weight)
             feedback = self.sfr_scale * self.sfr_weight * feedback.unsqueeze(1)  # B, 1, N, N
@@ -93,7 +97,8 @@ class ResCLIP(Recipe):
             label_patches(similarity, image, tower.patch_size, self.feedback_thd)
             for image, similarity in zip(images, similarities, strict=True)
         ]
-        feedback = F.pad(feedback_maps(torch.stack(labels)), (1, 0, 1, 0))  # [CLS] takes no part
+        prefix = tower.prefix  # [CLS] takes no part
+        feedback = F.pad(feedback_maps(torch.stack(labels)), (prefix, 0, prefix, 0))
         mixed = self.mix(tower, tower.last.v, feedback)
         return tower.finish(mixed, self.residual, self.feed_forward)
 
