@@ -66,6 +66,9 @@ def load(
     pamr: Mapping | None = DEFAULT,
     regions: Mapping | None = DEFAULT,
     class_pruning: Mapping | None = DEFAULT,
+    guide: str | Path | Mapping | None = DEFAULT,
+    propagation: str | Mapping | None = DEFAULT,
+    merge: str = DEFAULT,
     logit_scale: float = DEFAULT,
     label_closing: int = DEFAULT,
     prob_thd: float = DEFAULT,
@@ -112,6 +115,11 @@ def load(
             None, off. See docs/regions.md.
         class_pruning: classes that take no part in a picture, such as ``dict(rule='max_score')``;
             default: None, off.
+        guide: a second backbone, for recipes and propagation that need one: a name such as
+            ``'dino-vitb8'``, ``'hf:OWNER/NAME'`` or a folder; default: None. See docs/recipes.md.
+        propagation: ``'lposs'``, ``'lposs_plus'``, ``'pearl'`` or ``dict(method=…, …)``; default:
+            None, off.
+        merge: ``'average'`` or ``'stitch'``: how windows meet; default: average.
         logit_scale: factor before the softmax; default: 40.
         label_closing: closing of the label map in pixels, which depends on the classes' order;
             default: 0, off.
@@ -183,14 +191,18 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 def _windows(settings: dict) -> dict:
-    """``test_cfg`` from ``crop_size`` and ``stride``, which are taken out of the settings."""
+    """``test_cfg`` from ``crop_size``, ``stride`` and ``merge``, which leave the settings."""
     found = dict(settings.get("test_cfg") or {"mode": "slide"})
+    if "merge" in settings:
+        found["merge"] = settings.pop("merge")
     for key in ("crop_size", "stride"):
         if key in settings:
             found[key] = settings.pop(key)
             if key == "crop_size":
                 found["mode"] = "whole" if found[key] is None else "slide"
-    return {"mode": "whole"} if found["mode"] == "whole" else found
+    if found["mode"] == "whole":
+        return {key: found[key] for key in ("mode", "merge") if key in found}
+    return found
 
 
 def _read_config(path: str | Path, sized: bool) -> tuple[dict, list]:

@@ -7,6 +7,8 @@ from functools import cache
 
 import torch
 
+from .pauses import pause
+
 # On a CPU, larger batches fall out of the caches and gain nothing.
 _CPU_PASSES = 10
 # On a GPU, the share of the card's memory that one batch may take: of all of it, and not of what is
@@ -44,6 +46,7 @@ def run_in_batches(
     size = batch or _fitting_batch(device or items[0].device, bytes_each, passes_each)
     start = 0
     while start < len(items):
+        pause()
         try:
             results = function(items[start : start + size])
         except (torch.OutOfMemoryError, RuntimeError) as error:
