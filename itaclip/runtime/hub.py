@@ -50,7 +50,7 @@ def hub_folder(
     except ImportError:
         raise InputError(
             f"{key}: {name!r} lies on the Hugging Face Hub, which needs huggingface_hub; run "
-            "`pip install huggingface_hub`."
+            "`pip install 'itaclip[transformers]'`."
         ) from None
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
         raise InputError(
