@@ -5,6 +5,7 @@ The device is pretended (see ``pretend.py``), and CUDA's as well where there is 
 
 import copy
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import pytest
@@ -57,6 +58,19 @@ def build(clip, **changes):
     return ITACLIPSegmentor(copy.deepcopy(clip), **settings).eval()
 
 
+@pytest.fixture(scope="module")
+def models(clip):
+    """One model on each device, whose variants share its weights."""
+
+    @cache
+    def made(name):
+        model = build(clip).to(name)
+        model.query_logits(image(SMALL).to(name))  # a device may give moved weights other names
+        return model
+
+    return made
+
+
 def image(size):
     return normalised(bgr_image(*size))
 
@@ -73,15 +87,15 @@ def attention_of(recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_and_no_window_waits(recipe, device, clip):
+def test_every_recipe_and_no_window_waits(recipe, device, models):
     name, used = device
     views = 0.7 if recipe == "itaclip" else None  # five times the time
-    model = build(clip, attention=attention_of(recipe), image_engineering_weight=views)
+    changes = dict(attention=attention_of(recipe), image_engineering_weight=views)
+    model = models("cpu").variant(**changes)
     expected = [model.segment(image(size), size) for size in (SMALL, LARGE)]
     counts = []
     with used() as counter:
-        model.to(name)
-        model.query_logits(image(SMALL).to(name))  # to warm up
+        model = models(name).variant(**changes)
         for size, wanted in zip((SMALL, LARGE), expected, strict=True):
             own = image(size).to(name)
             if counter:
@@ -110,12 +124,12 @@ def test_every_recipe_and_no_window_waits(recipe, device, clip):
     ],
     ids=lambda changes: "+".join(changes),
 )
-def test_every_step(changes, device, clip):
+def test_every_step(changes, device, models):
     name, used = device
-    model = build(clip, **dict(image_engineering_weight=None) | changes)
-    expected = model.segment(image(LARGE), LARGE)
+    changes = dict(image_engineering_weight=None) | changes
+    expected = models("cpu").variant(**changes).segment(image(LARGE), LARGE)
     with used():
-        found = model.to(name).segment(image(LARGE).to(name), LARGE)
+        found = models(name).variant(**changes).segment(image(LARGE).to(name), LARGE)
         assert_alike(found, expected)
 
 
@@ -173,7 +187,7 @@ def test_the_workbench_of_the_page(device, clip, tmp_path):
     with used():
         labels, heat = work(name)
     assert np.array_equal(labels, expected[0])
-    assert np.abs(heat.astype(int) - expected[1]).max() <= 1
+    assert np.abs(heat.astype(int) - expected[1]).max() <= 3  # a step of the colour map
 
 
 def test_mixing_devices_and_waiting_is_noticed():
