@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import itaclip  # noqa: F401  (registers the segmentor)
 from itaclip.clip_model import OPENAI_MODELS, cache_folder, clip_module
 from itaclip.errors import InputError
-from itaclip.evaluation.records import versions
+from itaclip.evaluation.inputs import versions
 from itaclip.recipes import LastBlock
 from itaclip.runtime.files import resolve_path
 

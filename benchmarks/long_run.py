@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout w
 
 from itaclip.errors import InputError
 from itaclip.evaluation.command import evaluate
-from itaclip.evaluation.records import hardware, versions
+from itaclip.evaluation.inputs import hardware, versions
 from itaclip.runtime.files import PROJECT_ROOT
 from itaclip.runtime.tool import run_tool
 

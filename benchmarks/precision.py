@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout w
 
 import itaclip  # noqa: F401  (registers the segmentor)
 from itaclip.errors import InputError
-from itaclip.evaluation.records import hardware, versions
+from itaclip.evaluation.inputs import hardware, versions
 from itaclip.runtime.files import resolve_path
 from itaclip.runtime.tool import run_tool
 

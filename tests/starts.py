@@ -20,7 +20,8 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from PIL import Image
 
-from itaclip.evaluation.command import evaluate, run_tool
+from itaclip.evaluation.command import evaluate
+from itaclip.runtime.tool import run_tool
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 CLASSES = ["sky", "cat", "dog"]
@@ -55,9 +56,10 @@ test_evaluator = [dict(type="IoUMetric", iou_metrics=["mIoU"]), dict(type="SaveL
 class LabelsFromRed(BaseModel):
     """Labels are the red channel modulo the classes."""
 
-    def __init__(self, seconds=0.0, die_at=None, fail_at=None):
+    def __init__(self, seconds=0.0, die_at=None, fail_at=None, hang_at=None, shift=0):
         super().__init__()
-        self.seconds, self.die_at, self.fail_at = seconds, die_at, fail_at
+        self.seconds, self.shift = seconds, shift
+        self.die_at, self.fail_at, self.hang_at = die_at, fail_at, hang_at
 
     def forward(self, inputs, data_samples, mode="predict"):
         for image, sample in zip(inputs, data_samples, strict=True):
@@ -65,9 +67,11 @@ class LabelsFromRed(BaseModel):
             name = Path(sample.img_path).stem
             if name == self.die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if name == self.hang_at:
+                time.sleep(600)
             if name == self.fail_at:
                 raise RuntimeError(f"no memory for {name}")
-            labels = (image[2] % len(CLASSES)).long()[None]
+            labels = ((image[2] + self.shift) % len(CLASSES)).long()[None]
             sample.set_data({"pred_sem_seg": PixelData(data=labels)})
         return data_samples
 

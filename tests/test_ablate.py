@@ -14,12 +14,14 @@ sys.path.insert(0, str(PROJECT / "tools"))
 import ablate
 
 from itaclip import InputError
-from itaclip.evaluation.command import evaluate, load_config, parse_arguments, run_tool
+from itaclip.evaluation.arguments import parse_arguments
+from itaclip.evaluation.command import evaluate, load_config
 from itaclip.evaluation.grid import STUDIES, Store, Study, evaluate_plan, make_plan
 from itaclip.evaluation.grid.plan import apply_changes
 from itaclip.evaluation.grid.report import agreements
 from itaclip.evaluation.grid.studies import Setting, backbone_studies, blocks
 from itaclip.evaluation.published import PUBLISHED
+from itaclip.runtime.tool import run_tool
 
 
 @TRANSFORMS.register_module()

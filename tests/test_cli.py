@@ -11,7 +11,7 @@ from conftest import PROJECT, bgr_image
 from PIL import Image
 
 from itaclip.commands import COMMANDS, main
-from itaclip.evaluation.command import run_tool
+from itaclip.runtime.tool import run_tool
 
 CLASSES = "sky; sea, ocean; boat"
 

@@ -12,7 +12,8 @@ from mmengine.runner import Runner
 from mmseg.registry import DATASETS
 
 from itaclip.data.benchmarks import by_label
-from itaclip.evaluation.command import load_config, parse_arguments
+from itaclip.evaluation.arguments import parse_arguments
+from itaclip.evaluation.command import load_config
 from itaclip.sliding_window import parse_test_cfg, sliding_windows
 from itaclip.vocabulary import load_vocabulary
 

@@ -18,7 +18,9 @@ from mmseg.visualization import SegLocalVisualizer
 from PIL import Image
 
 from itaclip import InputError
-from itaclip.evaluation.command import evaluate, parse_arguments, run_tool
+from itaclip.evaluation.arguments import parse_arguments
+from itaclip.evaluation.command import evaluate
+from itaclip.runtime.tool import run_tool
 
 # Two images, three classes; 255 is not scored, and class 2 occurs under it alone.
 TRUTHS = {"a": [[0, 0, 1, 255], [0, 1, 1, 255]], "b": [[1, 1, 1], [0, 255, 1]]}

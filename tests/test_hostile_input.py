@@ -24,8 +24,9 @@ from PIL import Image
 from test_evaluation import PredictionsFromFiles  # noqa: F401  (registers it)
 
 from itaclip import InputError
-from itaclip.evaluation.command import evaluate, run_tool
-from itaclip.evaluation.records import FILE_NAME, read_record
+from itaclip.evaluation.command import evaluate
+from itaclip.evaluation.record import FILE_NAME, read_record
+from itaclip.runtime.tool import run_tool
 
 CONFIG = """
 _base_ = ["{project}/configs/_base_/runtime.py"]

@@ -305,6 +305,6 @@ def test_names_that_clash(tmp_path):
 def test_images_are_never_overwritten(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
-    with pytest.raises(InputError, match="is the image itself"):
+    with pytest.raises(InputError, match="would replace the picture"):
         saver(tmp_path).process(None, [sample(tmp_path / "a.png", [[0]])])
     assert (tmp_path / "a.png").read_bytes() == before

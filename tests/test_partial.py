@@ -12,8 +12,8 @@ from test_records import made_up
 
 from itaclip import InputError
 from itaclip.evaluation.loop import SKIPPED
-from itaclip.evaluation.published import compare, comparison_lines
-from itaclip.evaluation.records import write_record
+from itaclip.evaluation.published import compare_with_paper, comparison_lines
+from itaclip.evaluation.record import write_record
 from itaclip.evaluation.selection import select
 
 
@@ -115,10 +115,10 @@ def test_partial_results_never_enter_the_table(tmp_path, capsys):
     """Not even with the right number of images."""
     record = made_up("naclip/cfg_voc21.py", miou=99.0)
     record["partial"] = ["3 images were left out as unusable (--skip-bad)"]
-    record["comparison"] = compare(record).as_dict()
+    record["comparison"] = compare_with_paper(record).as_dict()
     write_record(tmp_path / "record.json", record)
     assert not record["comparison"]["comparable"]
-    assert "PARTIAL RESULT" in "\n".join(comparison_lines(compare(record), record))
+    assert "PARTIAL RESULT" in "\n".join(comparison_lines(compare_with_paper(record), record))
     results = runpy.run_path(str(PROJECT / "tools" / "results.py"))
     results["main"]([str(tmp_path)])
     table, left_out = capsys.readouterr()

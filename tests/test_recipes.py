@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from conftest import random_clip
 
 from itaclip import InputError
-from itaclip.evaluation.command import load_config, parse_arguments
+from itaclip.evaluation.arguments import parse_arguments
+from itaclip.evaluation.command import load_config
 from itaclip.image_encoder import ImageEncoder
 from itaclip.recipes import RECIPES, list_recipes, register, resolve_recipe
 

@@ -15,21 +15,17 @@ import itaclip
 from itaclip import InputError
 from itaclip.clip_model import OPENAI_MODELS
 from itaclip.evaluation.command import evaluate
+from itaclip.evaluation.inputs import config_entry, data_manifest, file_entry
 from itaclip.evaluation.published import (
     BENCHMARKS,
     PUBLISHED,
     benchmark_of,
-    compare,
+    compare_with_paper,
     comparison_lines,
     expected_images,
 )
-from itaclip.evaluation.records import (
-    config_entry,
-    data_manifest,
-    read_record,
-    settings_sha256,
-    write_record,
-)
+from itaclip.evaluation.record import read_record, write_json, write_record
+from itaclip.evaluation.settings import settings_sha256
 
 CONFIGS = sorted((PROJECT / "configs").rglob("cfg_*.py"))
 
@@ -84,7 +80,11 @@ def test_record_of_the_model(tiny_clip_path, folder):  # noqa: F811
     assert record["weights"] == {"name": tiny_clip_path, "sha256": sha256}
     assert record["precision"] == {"asked": "fp32", "used": "float32"}
     names = hashlib.sha256(b"sky\ncat\ndog\n").hexdigest()
-    assert record["texts"] == {"names": {"path": "names.txt", "sha256": names}, "auxiliary": None}
+    content = hashlib.sha256(b"sky\ncat\ndog").hexdigest()
+    assert record["texts"] == {
+        "names": {"path": "names.txt", "sha256": names, "content": content},
+        "auxiliary": None,
+    }
 
 
 def test_manifest_follows_names_and_sizes(folder):  # noqa: F811
@@ -121,7 +121,7 @@ def test_damaged_records(tmp_path, content):
 
 
 def test_record_is_written_aside(tmp_path, monkeypatch):
-    path = write_record(tmp_path / "record.json", {"value": float("nan")})
+    path = write_json(tmp_path / "record.json", {"value": float("nan")})
     assert json.loads(path.read_text()) == {"value": None}
 
     def fail(*args):
@@ -129,7 +129,7 @@ def test_record_is_written_aside(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_record(path, {"value": 2})
+        write_json(path, {"value": 2})
     assert json.loads(path.read_text()) == {"value": None}
     assert [file.name for file in tmp_path.iterdir()] == ["record.json"]
 
@@ -145,7 +145,6 @@ def made_up(config, miou=60.0, date="2026-03-01", images=None, changes=None, pla
     name = settings["test_dataloader"]["dataset"]["type"]
     benchmark, model = benchmark_of(name), settings["model"]
     expected = expected_images(benchmark)
-    auxiliary = model.get("auxiliary_text_path")
     sha256 = OPENAI_MODELS.get(model["clip_model"], ("0" * 64,))[0]
     record = {
         "format": 1,
@@ -153,7 +152,7 @@ def made_up(config, miou=60.0, date="2026-03-01", images=None, changes=None, pla
         "config": config_entry(settings, place or PROJECT / "configs" / config),
         "paper": settings.get("paper"),
         "weights": {"name": model["clip_model"], "sha256": sha256},
-        "texts": {"auxiliary": auxiliary and {"path": auxiliary, "sha256": ""}},
+        "texts": {"auxiliary": file_entry(model.get("auxiliary_text_path"))},
         "data": {
             "dataset": name,
             "benchmark": benchmark,
@@ -165,12 +164,12 @@ def made_up(config, miou=60.0, date="2026-03-01", images=None, changes=None, pla
         "results": {"mIoU": miou, "valid_classes": 2, "classes": [{}, {}, {}]},
         "seconds_per_image": 1.234567,
     }
-    record["comparison"] = compare(record).as_dict()
+    record["comparison"] = compare_with_paper(record).as_dict()
     return record
 
 
 def verdict(record):
-    comparison = compare(record)
+    comparison = compare_with_paper(record)
     return comparison, "\n".join(comparison_lines(comparison, record))
 
 
@@ -211,7 +210,12 @@ def test_comparable_run():
             None,
             "the weights are mine.pt, not OpenAI's ViT-B/16",
         ),
-        ("cfg_voc21.py", {}, None, "aux_texts/voc21_definitions.txt) are not the paper's texts"),
+        (
+            "cfg_voc21.py",
+            {},
+            None,
+            "(aux_texts/voc21_definitions.txt) are this project's voc21_definitions.txt, not the",
+        ),
         ("gem/cfg_voc21.py", {}, None, "departs from the published protocol: 80 prompt templates"),
     ],
 )
@@ -240,19 +244,50 @@ def test_changes_that_do_not_matter(changes):
     assert record["comparison"]["comparable"], record["comparison"]["reasons"]
 
 
-def test_authors_texts():
-    changes = {"paper.texts": "authors"}
-    assert made_up("cfg_voc21.py", changes=changes)["comparison"]["comparable"]
+def files_of_authors(place):
+    """As the published class names and texts come: other spaces, line ends, place."""
+    names = (PROJECT / "configs/cls_voc21.txt").read_text()
+    (place / "cls_voc21.txt").write_text(names.replace(", ", " ,").replace("\n", " \r\n"))
+    lines = (PROJECT / "aux_texts/voc21_definitions.txt").read_text().splitlines()
+    keys = [line.partition(">=")[0] for line in lines]
+    (place / "texts.txt").write_text("".join(f"{key}>= a text of theirs\n" for key in keys))
+    return {
+        "model.name_path": str(place / "cls_voc21.txt"),
+        "model.auxiliary_text_path": str(place / "texts.txt"),
+    }
+
+
+def test_words_and_texts_are_compared_by_content(tmp_path):
+    """Comparable needs the published words and the authors' texts, wherever their files lie."""
+    changes = files_of_authors(tmp_path) | {"paper.texts": "authors"}
+    record = made_up("cfg_voc21.py", changes=changes)
+    path = changes["model.auxiliary_text_path"]
+    assert record["config"]["changes"] == [f"model.auxiliary_text_path={path!r}"]
+    assert record["comparison"]["comparable"], record["comparison"]["reasons"]
+    _, text = verdict(record)
+    assert "auxiliary texts: the authors', by the config's word (sha256 " in text
+
+    said = {key: value for key, value in changes.items() if key != "paper.texts"}
+    (reason,) = made_up("cfg_voc21.py", changes=said)["comparison"]["reasons"]
+    assert "not known to be the paper's" in reason
+    own = {"paper.texts": "authors"}  # said of this project's texts
+    (reason,) = made_up("cfg_voc21.py", changes=own)["comparison"]["reasons"]
+    assert "are this project's voc21_definitions.txt" in reason
+
+    names = tmp_path / "cls_voc21.txt"
+    names.write_bytes(names.read_bytes().replace(b"aeroplane", b"airplane"))
+    (reason,) = made_up("cfg_voc21.py", changes=changes)["comparison"]["reasons"]
+    assert "model.name_path=" in reason
 
 
 def test_copy_of_a_shipped_config(tmp_path):
     place, changes = tmp_path / "mine.py", {"model.logit_scale": 41}
     record = made_up("naclip/cfg_voc21.py", changes=changes, place=place)
-    assert compare(record).reasons == [
+    assert compare_with_paper(record).reasons == [
         "other settings than configs/naclip/cfg_voc21.py: model.logit_scale=41"
     ]
     record = made_up("naclip/cfg_voc21.py", changes={"paper.method": "MyCLIP"}, place=place)
-    assert "no shipped config" in compare(record).reasons[0]
+    assert "no shipped config" in compare_with_paper(record).reasons[0]
 
 
 def test_edited_config():
@@ -260,6 +295,10 @@ def test_edited_config():
     record["versions"]["changed_files"] = ["README.md", "configs/naclip/cfg_voc21.py"]
     comparison, _ = verdict(record)
     assert "was changed after the last commit" in comparison.reasons[0]
+    record["versions"]["changed_files"] = ["configs/cls_voc21.txt", "configs/cls_voc21_sclip.txt"]
+    comparison, _ = verdict(record)
+    (reason,) = comparison.reasons
+    assert reason == "configs/cls_voc21_sclip.txt was changed after the last commit"
 
 
 def test_row_that_the_paper_lacks():
@@ -348,7 +387,7 @@ def test_table(records, capsys):
     assert other["VOC21"] == "**66.00** (6)"
     assert "1. NACLIP on VOC21, 2026-03-01: 1449 images, a processor, float32, 1.23 s" in text
     assert "comparable." in text
-    assert "not the paper's texts" in text
+    assert "are this project's voc21_definitions.txt, not the paper's" in text
     assert "**99" not in text, "a part of a split has no place in the table"
     assert left_out.count("\n") == 1
     assert "it covers 12 of 1449 images" in left_out
@@ -443,5 +482,5 @@ def test_records_that_cannot_be_read(records, tmp_path):
 def test_records_are_not_changed_by_comparing():
     record = made_up("cfg_voc21.py")
     kept = copy.deepcopy(record)
-    compare(record)
+    compare_with_paper(record)
     assert record == kept

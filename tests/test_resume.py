@@ -3,25 +3,32 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import PROJECT
+from filelock import FileLock
 from PIL import Image
 from starts import Start, comparable, pictures, record, write_data
 
+from itaclip.evaluation import identity
 from itaclip.evaluation.journal import (
     Entry,
     JournalFile,
     NotKeptError,
     decode,
+    digest_of_identity,
     encode,
     from_line,
+    read_header,
     read_journal,
     to_line,
 )
@@ -99,7 +106,8 @@ def test_killed_at_random_moments(tmp_path, size, kills, workers):
     lines = [
         line for path in journal.glob("*.jsonl") for line in path.read_bytes().splitlines(True)
     ]
-    whole_lines = [line for line in lines if from_line(line) is not None]
+    run = digest_of_identity(read_header(journal)["identity"])
+    whole_lines = [line for line in lines if from_line(line, run) is not None]
     assert len(whole_lines) == images, "no finished image is evaluated again"
 
 
@@ -202,6 +210,154 @@ def test_without_resume_a_run_starts_anew(tmp_path):
     assert len(read_journal(journals(tmp_path)[1])[0]) == 20
 
 
+# ---- a run's outputs are its own ----------------------------------------------------------------
+
+
+def edited(name, **changes):
+    """A damaged or foreign line: the fields of a sound one, its own checksum, as it should be."""
+
+    def change(folder):
+        (journal,) = journals(folder)
+        (path,) = journal.glob("*.jsonl")
+        run = digest_of_identity(read_header(journal)["identity"])
+        first, *rest = path.read_bytes().splitlines(keepends=True)
+        text = first.decode().rpartition(', "crc32": "')[0] + "}"
+        fields = {**json.loads(text), **changes}
+        text = json.dumps(fields)[:-1]
+        crc = zlib.crc32(f"{run}{text}".encode())
+        path.write_bytes(f'{text}, "crc32": "{crc:08x}"}}\n'.encode() + b"".join(rest))
+
+    return pytest.param(change, id=name)
+
+
+def of_another_run(folder):
+    """The same images with other settings, whose lines are sound."""
+    options = ["--work-dir", "other", "--cfg-options", "model.shift=1"]
+    assert Start(folder, *options).wait() == [0]
+    (own,) = journals(folder)[0].glob("*.jsonl")
+    (other,) = journals(folder, "other")[0].glob("*.jsonl")
+    own.write_bytes(other.read_bytes())
+
+
+def remove(pattern):
+    def change(folder):
+        for path in (folder / "work_dirs/cfg").glob(pattern):
+            path.unlink()
+
+    return change
+
+
+def overwritten(folder):
+    """As by another run in the same work dir."""
+    for path in (folder / "work_dirs/cfg").glob("*/p0*.png"):
+        Image.new("L", (11, 7)).save(path)
+
+
+SPOILED = [
+    pytest.param(of_another_run, id="lines of another run"),
+    edited("results null", results=None),
+    edited("no metric", results=[]),
+    edited("a metric too many", results=[[], [], []]),
+    edited("results a number", results=7),
+    edited("tensor of another shape", results=[[{"tensor": [1], "dtype": "x", "shape": [3]}], []]),
+    edited("index a text", index="x"),
+    edited("index of no image", index=77),
+    edited("outputs missing", outputs=None),
+    pytest.param(remove("labels/p01.png"), id="a label map"),
+    pytest.param(remove("overlays/p0*.png"), id="all overlays"),
+    pytest.param(remove("*/sheet/*"), id="the sheet's tiles"),
+    pytest.param(overwritten, id="other pictures in their place"),
+]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """An evaluation of three images, and what it gave."""
+    folder = tmp_path_factory.mktemp("done")
+    write_data(folder, 3)
+    assert Start(folder).wait() == [0]
+    return folder, record(folder)["results"], pictures(folder / "work_dirs/cfg")
+
+
+@pytest.mark.parametrize("spoil", SPOILED)
+def test_what_is_not_as_it_was_left_is_done_again(tmp_path, done, spoil):
+    original, expected, files = done
+    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
+    spoil(tmp_path)
+    start = Start(tmp_path, "--resume")
+    assert start.wait() == [0], start.output()
+    assert record(tmp_path)["results"] == expected
+    assert pictures(tmp_path / "work_dirs/cfg") == files
+
+
+def test_a_stopped_run_gets_its_outputs_back(tmp_path):
+    """A stopped, B anew in the same work dir and stopped, A continued: all is A's."""
+    write_data(tmp_path, 9, seconds=0.02)
+    expected, files = whole(tmp_path)
+    for options in ((), ("--cfg-options", "model.shift=1")):
+        start = Start(tmp_path, *options, "--limit", 6)
+        wait_for_images(start, tmp_path, 3)
+        start.kill(signal.SIGTERM)
+        start.wait()
+    # The whole data set is another selection, so A's six images are taken as their own run.
+    start = Start(tmp_path, "--resume", "--limit", 6)
+    assert start.wait() == [0], start.output()
+    found = pictures(tmp_path / "work_dirs/cfg")
+    assert {k: v for k, v in found.items() if "/p0" in k} == {
+        k: v for k, v in files.items() if "/p0" in k and int(Path(k).stem[1:]) < 6
+    }
+    assert expected["data"]["images_evaluated"] == 9
+
+
+@pytest.mark.parametrize("damage", ["", "{", "{}", '{"format": 2}', '{"format": 2, "number": 1}'])
+def test_a_damaged_head_is_told(tmp_path, done, damage):
+    shutil.copytree(done[0], tmp_path, dirs_exist_ok=True)
+    (journal,) = journals(tmp_path)
+    (journal.parent / "record.json").unlink()
+    (journal / "run.json").write_text(damage)
+    message = refusal(tmp_path)
+    assert "journal/run.json is missing, damaged or of another version" in message
+
+
+def test_runs_are_ordered_by_more_than_the_clock(tmp_path, done):
+    """The clock was set back between two runs with the same settings: the later one counts."""
+    shutil.copytree(done[0], tmp_path, dirs_exist_ok=True)
+    assert Start(tmp_path).wait() == [0]
+    first, second = journals(tmp_path)
+    assert [read_header(journal)["number"] for journal in (first, second)] == [1, 2]
+    second.parent.rename(tmp_path / "work_dirs/cfg/19990101_000000")
+    (tmp_path / "work_dirs/cfg/record.json").unlink()
+    start = Start(tmp_path, "--resume")
+    assert start.wait() == [0]
+    assert "Continuing work_dirs/cfg/19990101_000000" in start.output().replace(f"{tmp_path}/", "")
+
+
+@pytest.mark.parametrize("what", [".", "labels", "*/journal"])
+def test_what_is_removed_midway_is_named(tmp_path, what):
+    write_data(tmp_path, 12, seconds=0.05)
+    start = Start(tmp_path)
+    wait_for_images(start, tmp_path, 3)
+    (place,) = (tmp_path / "work_dirs/cfg").glob(what) if what != "." else [tmp_path / "work_dirs"]
+    shutil.rmtree(place, ignore_errors=True)
+    assert start.wait() == [2], start.output()
+    message, *_ = start.errors()
+    assert "was removed while the evaluation" in message
+    if what == "labels":
+        assert Start(tmp_path, "--resume").wait() == [0]
+        assert len(list((tmp_path / "work_dirs/cfg/labels").glob("*.png"))) == 12
+
+
+def test_only_code_that_can_change_a_figure_counts():
+    folder = PROJECT / "itaclip"
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.py")]
+    counted = {name for name in names if not name.startswith(identity._NO_FIGURE)}
+    assert {"segmentor.py", "refinement.py", "recipes/tower.py", "clip_model/load.py"} <= counted
+    assert {"data/loading.py", "data/guard.py", "evaluation/loop.py"} <= counted
+    assert {"evaluation/boundary.py", "evaluation/journal.py", "vocabulary.py"} <= counted
+    free = ("app/", "commands/", "aux_text/", "predict/", "label/")
+    assert not [name for name in counted if name.startswith(free)]
+
+
 # ---- what is refused ----------------------------------------------------------------------------
 
 
@@ -281,13 +437,10 @@ def test_free_settings_may_change(stopped):
     assert record(stopped)["data"]["images_evaluated"] == 20
 
 
-def test_two_at_once(tmp_path):
-    write_data(tmp_path, 30, seconds=0.1)
-    first = Start(tmp_path)
-    wait_for_images(first, tmp_path, 1)
-    assert "another process is evaluating into" in refusal(tmp_path)
-    first.kill(signal.SIGKILL)
-    first.wait()
+def test_two_at_once(tmp_path, done):
+    shutil.copytree(done[0], tmp_path, dirs_exist_ok=True)
+    with FileLock(journals(tmp_path)[0] / "lock"):
+        assert "another process is evaluating into" in refusal(tmp_path)
 
 
 def test_loops_of_ones_own_are_refused(tmp_path):
@@ -306,7 +459,8 @@ def areas(*rows):
 
 def test_lines():
     kept = areas((3, 6, 5, 4), (0, 0, 0, 0), (2**24, 2**25 + 4, 2**24, 0))
-    entry = Entry(3, "bilder/ä\n.png", 0.25, 1.5, "f" * 64, [[kept], [("a.png", "b.png")]])
+    entry = Entry(3, "bilder/ä\n.png", 0.25, 1.5, "f" * 64, ["e" * 64])
+    entry.results = [[kept], [("a.png", "b.png")]]
     line = to_line(entry)
     assert line.count(b"\n") == 1
     assert json.loads(line)["miou"] == pytest.approx(50 * (0.5 + 2**24 / (2**25 + 4)), abs=1e-3)
@@ -316,6 +470,8 @@ def test_lines():
     assert back.results[1] == [("a.png", "b.png")]
     back.results = entry.results
     assert back == entry
+    assert from_line(to_line(entry, "a run")) is None, "another run's"
+    assert from_line(to_line(entry, "a run"), "a run") is not None
     for cut in range(len(line)):
         assert from_line(line[:cut]) is None
     for place in range(0, len(line) - 1, 7):
@@ -345,7 +501,7 @@ def test_journal_files(tmp_path):
     for rank in range(2):
         for _ in range(2):
             file = JournalFile(tmp_path, "20260101_000000", rank)
-            file.add(Entry(rank, "a.png", 0.1, 0.1, None, [[]]))
+            file.add(Entry(rank, "a.png", 0.1, 0.1, results=[[]]))
             file.close()
     assert len(list(tmp_path.iterdir())) == 4
     entries, damaged = read_journal(tmp_path)

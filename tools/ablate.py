@@ -26,7 +26,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout without installation
 
 from itaclip.errors import InputError
-from itaclip.evaluation.command import load_config, parse_arguments
+from itaclip.evaluation.arguments import parse_arguments
+from itaclip.evaluation.command import load_config
 from itaclip.evaluation.grid import STUDIES, Store, Study, evaluate_plan, make_plan
 from itaclip.evaluation.grid.report import sharing, sharing_line, write_report
 from itaclip.evaluation.grid.studies import backbone_studies

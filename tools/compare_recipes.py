@@ -17,7 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout without installation
 
 from itaclip.errors import InputError
-from itaclip.evaluation.command import load_config, parse_arguments
+from itaclip.evaluation.arguments import parse_arguments
+from itaclip.evaluation.command import load_config
 from itaclip.evaluation.grid import Study, evaluate_plan, make_plan
 from itaclip.evaluation.grid.studies import LAMBDA, own
 from itaclip.recipes import RECIPES

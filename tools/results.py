@@ -10,7 +10,6 @@ over part of a split, or over data of one's own, have no place in the table and 
 import argparse
 import csv
 import io
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout w
 
 from itaclip.errors import InputError
 from itaclip.evaluation.published import BENCHMARKS, PAPER_WEIGHTS, PUBLISHED, expected_images
-from itaclip.evaluation.records import FILE_NAME, read_record
+from itaclip.evaluation.record import FILE_NAME, read_record
+from itaclip.runtime.files import read_text, write_whole
 from itaclip.runtime.tool import run_tool
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -254,10 +254,7 @@ def update_block(path: Path, table: str) -> bool:
     Raises:
         InputError: no such file, or not exactly one pair of marks.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give the one that holds the table.") from None
+    text = read_text(path)
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in rest or END in before + after:
@@ -265,9 +262,7 @@ def update_block(path: Path, table: str) -> bool:
     changed = f"{before}{BEGIN}\n\n{table}\n{END}{after}"
     if changed == text:
         return False
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(changed, encoding="utf-8")
-    os.replace(aside, path)
+    write_whole(path, changed)
     return True
 
 

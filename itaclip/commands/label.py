@@ -107,7 +107,7 @@ def add_to(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Raises SystemExit(1) when pictures have no labels, 2 when none has."""
-    from ..evaluation.records import versions
+    from ..evaluation.inputs import versions
     from ..evaluation.signals import stop_signals
     from ..labelling.job import make_job
     from ..labelling.places import Place, need_pyarrow

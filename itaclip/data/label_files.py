@@ -4,7 +4,7 @@ Both sides are named in a config, so that a folder of pictures needs no Python; 
 docs/your_own_data.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,14 @@ from PIL import Image
 
 from ..checks import is_integer
 from ..errors import BadSampleError, InputError
-from ..runtime.files import atomic_write
+from ..runtime.files import write_whole
+from ..runtime.outputs import plan_outputs
 from ..runtime.palette import palette_of
 from ..runtime.pictures import save_picture
 from .loading import mask_limit, read_labels
 
 _RAW_VALUES = 1 << 16  # masks of 8 and 16 bits
+_NAMES = "classes.txt"
 _UNLISTED = -1
 _MAX_NAMED = 8  # raw values named in one message
 
@@ -131,18 +133,45 @@ class SaveLabels(BaseMetric):
         super().__init__(collect_device=collect_device)
         self.folder = Path(folder)
         self.root = None if root is None else Path(root)
-        self._image_of: dict[Path, str] = {}
+        self._targets: dict[str, Path] = {}  # by image
+        self._namesakes: dict[str, list[str]] = {}
+
+    def plan(self, images: Sequence[str], chosen: Sequence[str], folder: Path) -> list[Path]:
+        """Names the files to come; see :class:`itaclip.evaluation.loop.EvaluationLoop`.
+
+        Raises:
+            InputError: two images would have one label map, a label map would replace an image, or
+                an image does not lie below ``root``.
+        """
+        targets = self._planned(images)
+        self._targets = dict(zip(images, targets, strict=True))
+        return [*targets, self.folder / _NAMES]
+
+    def outputs(self, image: str) -> list[Path]:
+        """The label map of an image."""
+        return [self._targets[image]]
 
     def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
         """Writes the label map of each sample."""
         dtype = np.uint8 if len(self.dataset_meta["classes"]) <= 255 else np.uint16
         for sample in data_samples:
             image = str(sample["img_path"])
-            path = self._path_of(image)
-            self._claim(path, image)
+            if image not in self._targets:  # in another loop than eval.py's
+                namesakes = self._namesakes.setdefault(Path(image).stem.casefold(), [])
+                namesakes.append(image)
+                self._targets[image] = self._planned(namesakes)[-1]
             labels = sample["pred_sem_seg"]["data"].squeeze(0).cpu().numpy().astype(dtype)
-            save_picture(path, self._with_palette(labels))
-            self.results.append((str(path), image))
+            save_picture(self._targets[image], self._with_palette(labels))
+            self.results.append((str(self._targets[image]), image))
+
+    def _planned(self, images: Iterable[str]) -> list[Path]:
+        try:
+            return plan_outputs(list(images), self.folder, root=self.root, number=False)
+        except InputError as error:
+            raise InputError(
+                f"SaveLabels: {error} (To keep the images' folders, set root to the folder above "
+                "them.)"
+            ) from error
 
     def _with_palette(self, labels: np.ndarray) -> Image.Image:
         """A label map whose 8-bit file shows the classes' colours; 16 bits have none."""
@@ -153,39 +182,10 @@ class SaveLabels(BaseMetric):
             picture.putpalette(np.asarray(palette, dtype=np.uint8).tobytes())
         return picture
 
-    def _path_of(self, image: str) -> Path:
-        below = Path(Path(image).name)
-        if self.root is not None:
-            try:
-                below = Path(image).resolve().relative_to(self.root.resolve())
-            except ValueError:
-                raise InputError(
-                    f"SaveLabels: {image} does not lie below root={str(self.root)!r}; give the "
-                    "folder that holds all images."
-                ) from None
-        path = self.folder / below.with_suffix(".png")
-        if path.resolve() == Path(image).resolve():
-            raise InputError(
-                f"SaveLabels: {path} is the image itself; give another folder for the labels."
-            )
-        return path
-
-    def _claim(self, path: Path, image: str) -> None:
-        other = self._image_of.setdefault(path, image)
-        if other != image:
-            raise InputError(
-                f"SaveLabels: the labels of {other} and {image} would both be {path}; rename one, "
-                "or, if the images lie in different folders, set root to the folder above them."
-            )
-
     def compute_metrics(self, results: list[tuple[str, str]]) -> dict:
         """Writes the list of names; there is no score."""
-        self._image_of.clear()
-        for path, image in results:  # of all processes
-            self._claim(Path(path), image)
-        self._image_of.clear()
+        self._planned(dict.fromkeys(image for _, image in results))  # of all processes
         lines = [f"{i} {name}\n" for i, name in enumerate(self.dataset_meta["classes"])]
-        with atomic_write(self.folder / "classes.txt") as aside:
-            aside.write_text("".join(lines), encoding="utf-8")
+        write_whole(self.folder / _NAMES, "".join(lines))
         print_log(f"Labels: {self.folder} ({len(results)} files)", logger="current")
         return {}

@@ -7,98 +7,39 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from mmengine.config import Config, ConfigDict, DictAction
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import DATASETS
 
+from ..data.coverage import unseen_classes
 from ..data.guard import LabelRules, guard_loading
-from ..data.label_files import SaveLabels
 from ..errors import InputError
-from ..runtime.config import (
-    building,
-    check_folder,
-    check_model_keys,
-    check_parts,
-)
+from ..runtime.config import building, check_folder, check_model_keys, check_parts
 from ..runtime.files import one_line, resolve_path
-from ..runtime.tool import ProcessLostError, Stopped, run_tool
+from ..runtime.tool import ProcessLostError, Stopped
+from .arguments import parse_arguments
 from .boundary import BoundaryIoUMetric
-from .distributed import Processes, main_first, processes
-from .hooks import OverlayHook
+from .distributed import process_group, rank_zero_first
 from .identity import identity
+from .inputs import known_inputs, peak_memory
 from .loop import EvaluationRunner
-from .records import RecordHook, known_inputs
-from .runs import Run, open_run, tidy
-from .selection import add_options, select
+from .published import compare_with_paper, comparison_lines
+from .record import FILE_NAME, make_record, write_record
+from .runs import Run, open_run
+from .selection import select
 from .signals import stop_behind, stop_signals
 
-__all__ = ["evaluate", "load_config", "parse_arguments", "run_tool"]
 _MAX_LISTED = 20  # left-out samples that are printed
-
-
-class _Options(DictAction):
-    """mmengine's ``KEY=VALUE …``, with a usage message for what is not of that form."""
-
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        for value in values:
-            key, sign, _ = value.partition("=")
-            if not sign or not all(key.split(".")):
-                parser.error(
-                    f"{option_string}: expected KEY=VALUE, such as model.pamr=None, but got "
-                    f"{value!r}; quote values that hold spaces or brackets"
-                )
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except (AssertionError, RecursionError, ValueError):  # brackets it cannot make out
-            parser.error(
-                f"{option_string}: cannot be read: {' '.join(values)}; give one value for a key, "
-                'such as model.pamr.num_iter=10 "model.test_cfg.stride=(56, 56)"'
-            )
-
-
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, as in mmseg's own test tool."""
-    parser = argparse.ArgumentParser(
-        prog="eval.py", description="Evaluates a training-free segmentor on a benchmark."
-    )
-    parser.add_argument("--config", required=True, help="config file, such as configs/cfg_voc21.py")
-    parser.add_argument(
-        "--work-dir", help="folder of logs and records; default: work_dirs/<name of the config>"
-    )
-    parser.add_argument("--show-dir", help="folder for overlays, prediction beside ground truth")
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue the unfinished evaluation in the work dir after its last finished image",
-    )
-    parser.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="leave images and masks that cannot be used out, list them in the record, and call "
-        "the result partial, instead of stopping at the first one",
-    )
-    add_options(parser)
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=_Options,
-        default={},
-        help='changes of the config, such as model.pamr=None model.test_cfg.stride="(56, 56)"',
-    )
-    parser.add_argument(
-        "--launcher",
-        choices=["none", "pytorch", "slurm", "mpi"],
-        default="none",
-        help="job launcher",
-    )
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
 
 
 # ---- config -------------------------------------------------------------------------------------
@@ -221,38 +162,48 @@ class CheckLabelsHook(Hook):
 # ---- the tool -----------------------------------------------------------------------------------
 
 
-def evaluate(arguments: Sequence[str] | None = None) -> dict[str, float]:
+def evaluate(
+    arguments: Sequence[str] | argparse.Namespace | None = None, command: str = ""
+) -> dict[str, float]:
     """Runs an evaluation, writes its record, prints the comparison, and returns its metrics.
 
     Metrics of a part of the data set are named ``partial/…``.
+
+    Args:
+        arguments: of the command line, parsed or not; None takes the process's own.
+        command: the whole command line, for the record.
 
     Raises:
         InputError: whatever the user can mend.
         Stopped: SIGINT or SIGTERM came; what is done is kept.
         ProcessLostError: another process of a spread run ended; what is done is kept.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    args = parse_arguments(given)
+    args = arguments
+    if not isinstance(args, argparse.Namespace):
+        words = sys.argv[1:] if arguments is None else arguments
+        args = parse_arguments(words)
+        command = shlex.join(["python", "eval.py", *(word for word in words if word != "--resume")])
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     config = load_config(args)
     path = resolve_path(args.config, "--config")
     settings = config.to_dict()
     check_folder(config.work_dir, "--work-dir")
     spread = (config.get("env_cfg") or {}).get("dist_cfg")
-    with stop_signals(), processes(args.launcher, spread) as group:
-        with main_first():
-            check_data(config, path, quiet=not group.main, skip_bad=args.skip_bad)
+    with stop_signals(), process_group(args.launcher, spread):
+        with rank_zero_first():
+            check_data(config, path, quiet=not is_main_process(), skip_bad=args.skip_bad)
         _take_over_loop(config, path)
         with building(path):
             runner = EvaluationRunner.from_cfg(config)
-            with main_first():
-                _ = runner.test_loop  # builds the data
-        command = shlex.join(["python", "eval.py", *(word for word in given if word != "--resume")])
+            with rank_zero_first():
+                loop = runner.test_loop  # builds the data
         inputs = known_inputs(runner, settings, path, command, args.cfg_options)
-        run = _open_run(runner, settings, inputs, args, group)
-        record = RecordHook(inputs, run)
+        run = _open_run(runner, settings, inputs, args)
+        loop.begin(run)
         runner.register_hook(CheckLabelsHook(args.skip_bad), priority="VERY_HIGH")
-        runner.register_hook(record, priority="LOWEST")
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        clock = time.perf_counter()
         try:
             metrics = runner.test()
         except BaseException as raised:
@@ -266,9 +217,28 @@ def evaluate(arguments: Sequence[str] | None = None) -> dict[str, float]:
             raise error from error.__cause__
         finally:
             run.close()
-        if group.main:
-            print("\n".join([*record.summary, *_left_out(run)]))
+        if is_main_process():
+            classes = loop.dataloader.dataset.metainfo["classes"]
+            seconds = time.perf_counter() - clock
+            record = make_record(inputs, run, metrics, classes, seconds, peak_memory())
+            for folder in (run.folder, Path(runner.work_dir)):
+                place = write_record(folder / FILE_NAME, record)
+            comparison = compare_with_paper(record)
+            lines = [*comparison_lines(comparison, record), *_unseen(loop, record)]
+            print("\n".join([*lines, f"record: {place}", *_left_out(run)]))
     return metrics
+
+
+def _unseen(loop: Any, record: Mapping[str, Any]) -> list[str]:
+    """Lines on classes that no mask holds."""
+    classes, dataset = record["results"]["classes"], loop.dataloader.dataset
+    if record["partial"]:
+        return []
+    seen = {index for index, entry in enumerate(classes) if entry["pixels"]}
+    where = str(getattr(dataset, "data_prefix", {}).get("seg_map_path"))
+    reduced = bool(getattr(dataset, "reduce_zero_label", False))
+    names = [entry["name"] for entry in classes]
+    return [str(problem) for problem in unseen_classes(names, seen, where, reduced)]
 
 
 def _left_out(run: Run) -> list[str]:
@@ -301,35 +271,20 @@ def _take_over_loop(config: Config, path: Path) -> None:
             )
     config.test_cfg = ConfigDict({**config.test_cfg, "type": "EvaluationLoop"})
     loader.sampler = ConfigDict(type="ShareSampler")
-    config.model_wrapper_cfg = ConfigDict(type="PlainModelWrapper")
 
 
-def _open_run(
-    runner: Runner,
-    settings: dict,
-    inputs: dict,
-    args: argparse.Namespace,
-    group: Processes,
-) -> Run:
-    """The new run, or with ``--resume`` the one to continue; the loop takes it over."""
+def _open_run(runner: Runner, settings: dict, inputs: dict, args: argparse.Namespace) -> Run:
+    """The new run, or with ``--resume`` the one to continue."""
     loop = runner.test_loop
     selection = select(len(loop.dataloader.dataset), args.limit, args.indices)
-    run = open_run(
+    log_dir = Path(runner.log_dir)
+    loop.plan(selection.indices, log_dir)  # before anything is written: whether it may be
+    options = {"--skip-bad": args.skip_bad}
+    return open_run(
         work_dir=Path(runner.work_dir),
-        log_dir=Path(runner.log_dir),
-        identity=identity(
-            settings, inputs, selection, runner.model, **{"--skip-bad": args.skip_bad}
-        ),
+        log_dir=log_dir,
+        identity=identity(settings, inputs, selection, runner.model, **options),
         selection=selection,
-        processes=group,
-        paths={index: loop.paths(index) for index in selection.indices},
+        loop=loop,
         resume=args.resume,
     )
-    if run.earlier and group.main:
-        writers = [*runner.hooks, *loop.evaluator.metrics]
-        folders = [
-            writer.folder for writer in writers if isinstance(writer, OverlayHook | SaveLabels)
-        ]
-        tidy([run.folder, *folders])
-    loop.begin(run)
-    return run

@@ -8,19 +8,26 @@ from typing import Any
 
 import torch
 
-from .published import LOADING
-from .records import PLACE_KEYS, file_sha256, plain
+from ..runtime.files import sha256_of
 from .selection import Selection
+from .settings import NOT_COUNTED, PLACE_KEYS, leaves, plain
 
-# Settings that change no figure, or whose files are told apart by their content.
-_FREE = LOADING | {
-    "model.auxiliary_text_path",
-    "model.clip_model",
-    "model.name_path",
-    "model.text_cache",
-    "resume",
-}
 _FREE_PARTS = ("vis_backends", "visualizer", *(set(PLACE_KEYS) - {"custom_hooks"}))
+# Code that changes no figure: doors, what prepares data and texts, and what writes results down.
+_NO_FIGURE = (
+    *("aux_text/", "app/", "commands/", "label/", "predict/", "data/preparation/"),
+    *("data/benchmarks.py", "data/check.py", "data/coverage.py", "data/mask_check.py"),
+    "data/problems.py",
+    *("evaluation/ablation/", "evaluation/arguments.py", "evaluation/command.py"),
+    "evaluation/distributed.py",
+    *("evaluation/hooks.py", "evaluation/identity.py", "evaluation/inputs.py"),
+    *("evaluation/published.py", "evaluation/record.py", "evaluation/runs.py"),
+    *("evaluation/selection.py", "evaluation/settings.py", "evaluation/signals.py"),
+    *("runtime/config.py", "runtime/download.py", "runtime/files.py", "runtime/hub.py"),
+    *("runtime/mmseg_hook.py", "runtime/outputs.py"),
+    *("runtime/pictures.py", "runtime/progress.py", "runtime/tool.py"),
+    *("__init__.py", "__main__.py", "errors.py", "plugin.py"),
+)
 _MAX_NAMED = 4  # differences named in one message
 
 
@@ -35,9 +42,8 @@ def identity(
 
     Args:
         settings: the resolved config.
-        inputs: checksums of weights, texts and data, as
-        :func:`itaclip.evaluation.records.known_inputs`
-            gives them.
+        inputs: checksums of weights, texts and data
+            (:func:`itaclip.evaluation.inputs.known_inputs`).
         selection: the images.
         model: the built model: its device counts.
         more: further options that decide the result.
@@ -47,8 +53,8 @@ def identity(
     kept["custom_hooks"] = _by_type(settings.get("custom_hooks") or ())
     found = {
         key: value.replace(folder, "<work dir>", 1) if isinstance(value, str) and folder else value
-        for key, value in _leaves(plain(kept), "")
-        if key not in _FREE
+        for key, value in leaves(plain(kept))
+        if key not in NOT_COUNTED
     }
     texts = inputs["texts"]
     device = next((tensor.device.type for tensor in _tensors(model)), "cpu")
@@ -61,7 +67,7 @@ def identity(
             "data": f"{inputs['data']['images_found']} images {inputs['data']['sha256']}",
             "images chosen": selection.option if selection.partial else "all",
             "precision": f"{inputs['precision']['used']} on {device}",
-            "code of itaclip": code_sha256(),
+            "code": code_sha256(),
             "torch": torch.__version__,
             **more,
         }
@@ -84,26 +90,15 @@ def _tensors(model: Any) -> Iterator[torch.Tensor]:
     yield from model.buffers()
 
 
-def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of everything; lists of plain values are values."""
-    if isinstance(value, Mapping) and value:
-        for name, inner in value.items():
-            yield from _leaves(inner, f"{key}.{name}" if key else name)
-    elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
-        for index, inner in enumerate(value):
-            yield from _leaves(inner, f"{key}.{index}")
-    else:
-        yield key, value
-
-
 @cache
-def code_sha256(apart: tuple[str, ...] = ()) -> str:
-    """Checksum of this package's source files, but for those of some of its subpackages."""
+def code_sha256() -> str:
+    """Checksum of those of this package's source files that can change a figure."""
     folder = Path(__file__).parents[1]
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.py"))}
     lines = [
-        f"{path.relative_to(folder).as_posix()} {file_sha256(path)}"
-        for path in sorted(folder.rglob("*.py"))
-        if not path.relative_to(folder).as_posix().startswith(apart)
+        f"{name} {sha256_of(path)}"
+        for name, path in paths.items()
+        if not name.startswith(_NO_FIGURE)
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -120,7 +115,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     ]
     for key in sorted({*old, *new} - {"settings"}):
         if old.get(key) != new.get(key):
-            is_checksum = key in ("weights", "class names", "auxiliary texts", "code of itaclip")
+            is_checksum = key in ("weights", "class names", "auxiliary texts", "code")
             clauses.append(
                 f"the {key} changed"
                 if is_checksum or key == "data"

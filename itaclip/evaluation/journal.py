@@ -1,14 +1,17 @@
 """Finished images on disk, so that an evaluation can be stopped anywhere and continued.
 
 A process appends one JSON line for each image to a file of its own; a line is on the disk before
-the next image begins. Each ends in a checksum of itself, so that a torn or damaged line is noticed:
+the next image begins. Each ends in a checksum of itself and its run's identity, so that a torn or
+damaged line is noticed, and one of another run:
 
     {"index": 3, "path": "images/0003.png", "seconds": 0.41, "elapsed": 1.93, "files": "<sha256>",
-     "miou": 43.2, "results": [[{"classes": 21, "areas": {"0": [i, u, p, l], …}}]], "crc32": "…"}
+     "outputs": ["<sha256>", …], "miou": 43.2,
+     "results": [[{"classes": 21, "areas": {"0": [i, u, p, l], …}}]], "crc32": "…"}
 
     index    position in the data set, from 0
     seconds  this image took; elapsed: since this start's first image began
     files    checksum of the image's and the mask's content
+    outputs  checksums of the files that were written for it (label map, overlay)
     miou     of this image alone, in percent, over the classes that occur in it
     results  what each metric keeps of this image. For mmseg's IoUMetric, numbers of pixels of the
              classes that occur: intersection, union, prediction, label
@@ -20,8 +23,8 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +32,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..runtime.files import atomic_write
+from ..errors import InputError
+from ..runtime.files import digest_of, one_line, read_bytes, read_text, sync_folder
 
+HEADER, FORMAT = "run.json", 2
 _CHECK = ', "crc32": "'
+_MAX_BYTES = 4 << 30  # of one process's lines
 _MAX_NUMBERS = 1 << 16  # numbers of one tensor; more are pictures, not figures
 
 
@@ -49,6 +55,7 @@ class Entry:
     seconds: float
     elapsed: float
     files: str | None = None
+    outputs: list[str] = field(default_factory=list)
     results: list[list[Any]] | None = None
     skipped: str | None = None
     start: str = ""
@@ -67,8 +74,12 @@ class NotKeptError(TypeError):
 # ---- lines --------------------------------------------------------------------------------------
 
 
-def to_line(entry: Entry) -> bytes:
+def to_line(entry: Entry, run: str = "") -> bytes:
     """The line of an entry.
+
+    Args:
+        entry: a finished image.
+        run: what the run's result depends on, as a digest: the line counts in no other run.
 
     Raises:
         NotKeptError: a metric keeps something else than numbers, texts and small tensors.
@@ -79,6 +90,7 @@ def to_line(entry: Entry) -> bytes:
         "seconds": round(entry.seconds, 4),
         "elapsed": round(entry.elapsed, 4),
         "files": entry.files,
+        "outputs": entry.outputs,
     }
     if entry.skipped is not None:
         fields["skipped"] = entry.skipped
@@ -87,28 +99,35 @@ def to_line(entry: Entry) -> bytes:
         fields["miou"] = None if areas is None else mean_iou(areas[0], areas[1])
         fields["results"] = [[encode(kept) for kept in results] for results in entry.results]
     text = json.dumps(fields, ensure_ascii=False, allow_nan=False)[:-1]
-    return f'{text}{_CHECK}{zlib.crc32(text.encode()):08x}"}}\n'.encode()
+    return f'{text}{_CHECK}{_checksum(text, run)}"}}\n'.encode()
 
 
-def from_line(line: bytes) -> Entry | None:
-    """The entry of a line; None if the line is torn or damaged."""
+def from_line(line: bytes, run: str = "") -> Entry | None:
+    """The entry of a line; None if the line is torn, damaged, or another run's."""
     try:
         text, mark, check = line.decode().rpartition(_CHECK)
-        if not mark or check != f'{zlib.crc32(text.encode()):08x}"}}\n':
+        if not mark or check != f'{_checksum(text, run)}"}}\n':
             return None
         fields = json.loads(text + "}")
-    except ValueError:
+        results, skipped = fields.get("results"), fields.get("skipped")
+        if (results is None) == (skipped is None):
+            return None
+        return Entry(
+            index=int(fields["index"]),
+            path=str(fields["path"]),
+            seconds=float(fields["seconds"]),
+            elapsed=float(fields["elapsed"]),
+            files=fields["files"],
+            outputs=[str(output) for output in fields["outputs"]],
+            results=results and [[decode(kept) for kept in metric] for metric in results],
+            skipped=skipped,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError):
         return None
-    results = fields.get("results")
-    return Entry(
-        index=fields["index"],
-        path=fields["path"],
-        seconds=fields["seconds"],
-        elapsed=fields["elapsed"],
-        files=fields["files"],
-        results=results and [[decode(kept) for kept in metric] for metric in results],
-        skipped=fields.get("skipped"),
-    )
+
+
+def _checksum(text: str, run: str) -> str:
+    return f"{zlib.crc32(f'{run}{text}'.encode()):08x}"
 
 
 def mean_iou(intersection: Tensor, union: Tensor) -> float | None:
@@ -203,29 +222,42 @@ class JournalFile:
         folder: of the run's journal.
         start: name of this start.
         rank: of this process.
+        run: as of :func:`to_line`.
     """
 
-    def __init__(self, folder: Path, start: str, rank: int) -> None:
-        self.folder, self._name = folder, f"{start}-rank{rank}"
+    def __init__(self, folder: Path, start: str, rank: int, run: str = "") -> None:
+        self.folder, self._name, self._run = folder, f"{start}-rank{rank}", run
         self._file: Any = None
 
     def add(self, entry: Entry) -> None:
-        """Keeps an entry; it is on the disk when this returns."""
-        line = to_line(entry)
+        """Keeps an entry; it is on the disk when this returns.
+
+        Raises:
+            InputError: the file was removed.
+        """
+        line = to_line(entry, self._run)
         if self._file is None:
             self._file = self._create()
         self._file.write(line)
         self._file.flush()
         os.fsync(self._file.fileno())
+        if not os.path.exists(self._file.name):
+            raise InputError(
+                f"{self._file.name}: was removed while the evaluation wrote there; its finished "
+                "images are lost, start again."
+            )
 
     def _create(self) -> Any:
-        self.folder.mkdir(parents=True, exist_ok=True)
         for number in range(1, 1000):  # two starts within one second
             suffix = f"-{number}" if number > 1 else ""
             try:
                 file = open(self.folder / f"{self._name}{suffix}.jsonl", "xb")  # noqa: SIM115
             except FileExistsError:
                 continue
+            except FileNotFoundError:
+                raise InputError(
+                    f"{self.folder}: was removed while the evaluation ran; start again."
+                ) from None
             sync_folder(self.folder)
             return file
         raise FileExistsError(f"{self.folder}: no free name for {self._name}")
@@ -235,24 +267,47 @@ class JournalFile:
             self._file.close()
 
 
+def digest_of_identity(identity: Mapping[str, Any]) -> str:
+    """What lines of a run carry, so that those of another one are told apart."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def read_header(folder: Path) -> dict[str, Any] | None:
+    """``number`` and ``identity`` of a journal's run; None if its head is missing or damaged."""
+    try:
+        header = json.loads(read_text(folder / HEADER))
+        sound = header["format"] == FORMAT and isinstance(header["identity"], dict)
+        return header if sound and isinstance(header["number"], int) else None
+    except (ValueError, KeyError, TypeError, RecursionError):  # an InputError is a ValueError
+        return None
+
+
 def read_journal(folder: Path) -> tuple[dict[int, Entry], list[str]]:
     """All finished images of a journal, by index, and a sentence for each damaged line.
 
     The last line of a file may be torn, since a process can end while it writes: it is dropped
-    without a word. Lines of images that are there twice agree; the first counts.
+    without a word. Of lines of one image the latest start's counts.
     """
+    header = read_header(folder)
+    run = digest_of_identity(header["identity"]) if header else ""
     entries: dict[int, Entry] = {}
     damaged: list[str] = []
     for path in sorted(folder.glob("*.jsonl")):
         start = path.stem.partition("-rank")[0]
-        lines = path.read_bytes().splitlines(keepends=True)
+        try:
+            lines = read_bytes(path, _MAX_BYTES).splitlines(keepends=True)
+        except InputError as error:
+            damaged.append(f"{one_line(error)} Its images are evaluated again")
+            continue
         for number, line in enumerate(lines, start=1):
-            entry = from_line(line)
+            entry = from_line(line, run)
             if entry is not None:
                 entry.start = start
-                entries.setdefault(entry.index, entry)
-            elif number < len(lines):
-                damaged.append(f"{path}:{number}: damaged line; its image is evaluated again")
+                entries[entry.index] = entry
+            elif number < len(lines) or line.endswith(b"\n"):
+                damaged.append(
+                    f"{path}:{number}: damaged line, or another run's; its image is evaluated again"
+                )
     return entries, damaged
 
 
@@ -264,36 +319,9 @@ def seconds_of(entries: Iterable[Entry]) -> float:
     return sum(longest.values())
 
 
-def write_through(path: Path, content: bytes) -> Path:
-    """Writes a file aside, onto the disk, then renames it: afterwards it is there as a whole."""
-    with atomic_write(path) as aside:
-        aside.write_bytes(content)
-    sync_folder(path.parent)
-    return path
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes new names in a folder outlast a power cut, where the system can."""
+def checksum_of(paths: Sequence[str]) -> str | None:
+    """One checksum of some files; None if one lies somewhere else than on a disk."""
     try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows
-        return
-    try:
-        os.fsync(handle)
-    except OSError:  # some network file systems
-        pass
-    finally:
-        os.close(handle)
-
-
-def file_checksum(paths: Sequence[str]) -> str | None:
-    """sha256 of the content of some files; None if one lies somewhere else than on a disk."""
-    digest = hashlib.sha256()
-    try:
-        for path in paths:
-            content = Path(path).read_bytes()
-            digest.update(f"{len(content)}\n".encode())
-            digest.update(content)
+        return hashlib.sha256("".join(digest_of(path) for path in paths).encode()).hexdigest()
     except OSError:
         return None
-    return digest.hexdigest()

@@ -7,29 +7,42 @@ get all results in data set order, so that sums are the same bit by bit whoever 
 
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.dist import get_rank, get_world_size
 from mmengine.evaluator import Evaluator
 from mmengine.registry import DATA_SAMPLERS, LOOPS
 from mmengine.runner import Runner, TestLoop
+from torch import nn
 from torch.utils.data import Sampler
 
 from ..data.guard import SKIPPED
 from ..errors import InputError
-from .distributed import main_first
-from .journal import Entry, file_checksum
+from ..runtime.outputs import check_outputs
+from .distributed import from_rank_zero, gather, rank_zero_first, total
+from .journal import Entry, checksum_of
 from .runs import Run
+from .signals import check_stop
 
 _LOG_IMAGES, _LOG_SECONDS = 10, 60.0  # the score so far is logged after so many of either
+_MEET_IMAGES = 4  # processes exchange it after so many images of each
 
 
 class EvaluationRunner(Runner):
-    """mmengine's Runner; rank 0 builds the model first: it fetches weights and encodes texts."""
+    """mmengine's Runner for a frozen model, of which every process has its own."""
 
     def build_model(self, model: Any) -> Any:
-        with main_first():
+        with rank_zero_first():  # it fetches weights and encodes texts
             return super().build_model(model)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        distributed, self._distributed = self._distributed, False  # torch's DDP wants gradients
+        try:
+            return super().wrap_model(model_wrapper_cfg, model)
+        finally:
+            self._distributed = distributed
 
 
 @DATA_SAMPLERS.register_module()
@@ -97,9 +110,12 @@ def _part(batch: Any, number: int, count: int) -> Any:
 class EvaluationLoop(TestLoop):
     """mmengine's test loop over what a :class:`Run` has left to do.
 
+    Metrics and hooks that write files have two methods: ``plan(images, chosen, folder)`` with the
+    images of the whole data set, the chosen ones and the run's folder; and ``outputs(image)``, the
+    files that they will write for an image. ``plan`` returns all files that they may write.
+
     Attributes:
         evaluation: the run; set by :meth:`begin`.
-        batch_indices: data set positions of the present batch's samples, for hooks.
     """
 
     def __init__(self, runner: Runner, dataloader: Any, evaluator: Any, fp16: bool = False) -> None:
@@ -107,7 +123,6 @@ class EvaluationLoop(TestLoop):
         meta = self.evaluator.dataset_meta
         self.evaluator = PerImageEvaluator(self.evaluator.metrics)
         self.evaluator.dataset_meta = meta
-        self.batch_indices: list[int] = []
         self.evaluation: Run | None = None
 
     def paths(self, index: int) -> list[str]:
@@ -115,12 +130,34 @@ class EvaluationLoop(TestLoop):
         info = self.dataloader.dataset.get_data_info(index)
         return [str(info[key]) for key in ("img_path", "seg_map_path") if info.get(key)]
 
+    @property
+    def _writers(self) -> list[Any]:
+        everybody = [*self.evaluator.metrics, *self.runner.hooks]
+        return [writer for writer in everybody if hasattr(writer, "plan")]
+
+    def plan(self, chosen: Sequence[int], folder: Path) -> None:
+        """Tells who writes files what will come; nothing is written yet.
+
+        Raises:
+            InputError: a result would replace an input or another result.
+        """
+        paths = [self.paths(index) for index in range(len(self.dataloader.dataset))]
+        images = list(dict.fromkeys(image for image, *_ in paths))
+        picked = list(dict.fromkeys(paths[index][0] for index in chosen))
+        targets = [path for writer in self._writers for path in writer.plan(images, picked, folder)]
+        check_outputs(targets, images, [mask for _, *masks in paths for mask in masks])
+
+    def outputs(self, index: int) -> list[Path]:
+        """The files that an image's evaluation writes."""
+        image = self.paths(index)[0]
+        return [path for writer in self._writers for path in writer.outputs(image)]
+
     def begin(self, run: Run) -> None:
         """Takes over what is done, and this process's share of the rest."""
         self.evaluation = run
-        self.dataloader.sampler.indices = run.share()
+        self.dataloader.sampler.indices = run.share
         classes = len(self.dataloader.dataset.metainfo["classes"])
-        self._score = ScoreSoFar(classes, run.entries.values() if run.processes.main else ())
+        self._score = ScoreSoFar(classes, run.entries.values() if get_rank() == 0 else ())
 
     def run(self) -> dict[str, Any]:
         """Evaluates; returns the metrics, whose names begin with ``partial/`` where images lack."""
@@ -130,13 +167,17 @@ class EvaluationLoop(TestLoop):
         runner.model.eval()
         self._say_notes()
         self._begun = self._last = self._logged = time.perf_counter()
+        self._met, left = 0, len(run.left)
         self._batches = iter(_chunks(self.dataloader.sampler.indices, self.dataloader.batch_size))
+        meetings = -(-left // get_world_size()) // _MEET_IMAGES  # of the largest share
         for number, batch in enumerate(self.dataloader):
             self.run_iter(number, batch)
+            self._meet(min(meetings, len(run.own) // _MEET_IMAGES))
+        self._meet(meetings)
         run.file.close()
-        run.processes.publish(self._score.dump())
         entries = run.collect()
-        metrics = run.processes.from_main(lambda: self._metrics(entries))
+        self._check_outputs()
+        metrics = from_rank_zero(lambda: self._metrics(entries))
         runner.call_hook("after_test_epoch", metrics=metrics)
         runner.call_hook("after_test")
         return metrics
@@ -145,20 +186,21 @@ class EvaluationLoop(TestLoop):
         """One batch: predict, measure, draw; then, when all is written, into the journal."""
         skipped = data_batch.pop(SKIPPED, None) or ()
         samples = self._match(next(self._batches), skipped)
-        self.batch_indices = [index for index, _, reason in samples if reason is None]
         self.evaluator.taken.clear()
-        if self.batch_indices:
+        if any(reason is None for _, _, reason in samples):
             super().run_iter(idx, data_batch)
         now = time.perf_counter()
         results = iter(self.evaluator.taken)
         for index, path, reason in samples:
+            done = reason is None
             entry = Entry(
                 index=index,
                 path=path,
                 seconds=(now - self._last) / len(samples),
                 elapsed=now - self._begun,
-                files=file_checksum(self.paths(index)),
-                results=next(results) if reason is None else None,
+                files=checksum_of(self.paths(index)),
+                outputs=[checksum_of([path]) for path in self.outputs(index)] if done else [],
+                results=next(results) if done else None,
                 skipped=reason,
             )
             self.evaluation.add(entry)
@@ -166,7 +208,7 @@ class EvaluationLoop(TestLoop):
         self._last = now
         self._say_notes()
         self._say_score(now)
-        self.evaluation.processes.check()
+        check_stop()
 
     def _match(
         self, indices: Sequence[int], skipped: Sequence[Any]
@@ -178,6 +220,16 @@ class EvaluationLoop(TestLoop):
             path = self.paths(index)[0]
             matched.append((index, path, reasons.get(path)))
         return matched
+
+    def _check_outputs(self) -> None:
+        """What this process wrote must be there: somebody may have tidied up meanwhile."""
+        own = [entry for entry in self.evaluation.own if entry.skipped is None]
+        lost = [path for e in own for path in self.outputs(e.index) if not path.is_file()]
+        if lost := [path for part in gather(lost) for path in part]:
+            raise InputError(
+                f"{lost[0]}: was removed while the evaluation ran, as were {len(lost) - 1} more of "
+                "its results; give the same command with --resume, which makes them again."
+            )
 
     def _metrics(self, entries: Sequence[Entry]) -> dict[str, Any]:
         """On rank 0: the figures, announced as partial where they are."""
@@ -195,6 +247,15 @@ class EvaluationLoop(TestLoop):
 
     # ---- log ------------------------------------------------------------------------------------
 
+    def _meet(self, times: int) -> None:
+        """Lets all processes exchange their scores, up to so many times since the beginning.
+
+        So nobody waits for longer than a few images take, and a lost process is noticed by then.
+        """
+        while self._met < times:
+            self._score.others = total(self._score.own) - self._score.own
+            self._met += 1
+
     def _say_notes(self) -> None:
         while self.evaluation.notes:
             self.runner.logger.info(self.evaluation.notes.pop(0))
@@ -205,35 +266,34 @@ class EvaluationLoop(TestLoop):
         if count % _LOG_IMAGES and now - self._logged < _LOG_SECONDS:
             return
         self._logged = now
-        if not self.evaluation.processes.main:
-            self.evaluation.processes.publish(self._score.dump())
-            return
-        images, miou = self._score.total(self.evaluation.processes.published())
+        images, miou = self._score.so_far()
         of = len(self.evaluation.selection.indices)
-        if miou is not None and images < of:
+        if get_rank() == 0 and miou is not None and images < of:
             self.runner.logger.info(f"mIoU so far: {miou:.2f} ({images} of {of} images: partial)")
 
 
 class ScoreSoFar:
-    """Running sums of intersection and union (C,) and a number of images."""
+    """Running sums: images, intersection and union (C,) of each class; (1 + 2C,) in all.
+
+    Attributes:
+        own: of this process.
+        others: of the other processes when they last met.
+    """
 
     def __init__(self, classes: int, entries: Any = ()) -> None:
-        self._sums = np.zeros(1 + 2 * classes)
+        self.own, self.others = np.zeros((2, 1 + 2 * classes))
         for entry in entries:
             self.add(entry)
 
     def add(self, entry: Entry) -> None:
-        self._sums[0] += 1
+        self.own[0] += 1
         areas = entry.areas
-        if areas is not None and 2 * len(areas[0]) + 1 == len(self._sums):
-            self._sums[1:] += np.concatenate([areas[0].numpy(), areas[1].numpy()])
+        if areas is not None and 2 * len(areas[0]) + 1 == len(self.own):
+            self.own[1:] += np.concatenate([areas[0].numpy(), areas[1].numpy()])
 
-    def dump(self) -> bytes:
-        return self._sums.tobytes()
-
-    def total(self, others: Sequence[bytes]) -> tuple[int, float | None]:
-        """Images, and mIoU in percent or None, of these and others' sums."""
-        sums = self._sums + sum(np.frombuffer(other) for other in others)
+    def so_far(self) -> tuple[int, float | None]:
+        """Images, and mIoU in percent or None."""
+        sums = self.own + self.others
         intersection, union = np.split(sums[1:], 2)
         known = union > 0
         miou = 100 * float(np.mean(intersection[known] / union[known])) if known.any() else None

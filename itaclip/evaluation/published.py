@@ -5,8 +5,11 @@ A config names the row it reproduces: ``paper = dict(method, benchmark, miou, so
 where the config departs from the published protocol: what in, so that no run is called comparable.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,8 @@ from ..clip_model import OPENAI_MODELS
 from ..data.benchmarks import BENCHMARKS as TABLE
 from ..data.benchmarks import by_dataset, by_label
 from ..errors import InputError
-from ..runtime.files import PROJECT_ROOT, resolve_path
+from ..runtime.files import PROJECT_ROOT, read_text, resolve_path
+from .settings import NOT_COUNTED, leaves
 
 # Name in the papers' tables → data set class, in the papers' order.
 BENCHMARKS = {row.label: row.dataset for row in TABLE.values()}
@@ -89,26 +93,9 @@ def expected_images(benchmark: str | None) -> int | None:
 
 # Parts of a config that decide the scores.
 _DECISIVE = ("model", "test_dataloader", "test_evaluator", "test_cfg")
-LOADING = frozenset(
-    {
-        "test_dataloader.batch_size",
-        "test_dataloader.dataset.data_root",
-        "test_dataloader.num_workers",
-        "test_dataloader.persistent_workers",
-        "test_dataloader.pin_memory",
-        "test_dataloader.prefetch_factor",
-        "test_evaluator.collect_device",
-    }
-)
-"""Keys of a config that say how data is loaded, not what is computed."""
-# Settings of them that change the speed alone, or have a check of their own.
-_FREE = LOADING | {
-    "model.clip_model",
-    "model.text_cache",
-    "model.window_batch",
-    "test_evaluator.output_dir",
-}
 _FILES = ("model.name_path", "model.auxiliary_text_path")
+# Settings that change no score, or have a check of their own.
+_FREE = (NOT_COUNTED - set(_FILES)) | {"test_evaluator.output_dir"}
 _ABSENT = object()
 
 
@@ -138,7 +125,10 @@ def project_path(path: Path) -> str:
 
 def settings_changes(settings: Mapping[str, Any], shipped: Mapping[str, Any]) -> list[str]:
     """Decisive settings that differ from the shipped config's, as ``key=value``, sorted."""
-    found, expected = dict(_leaves(settings)), dict(_leaves(shipped))
+    found, expected = (
+        dict(leaves({part: config[part] for part in _DECISIVE if part in config}))
+        for config in (settings, shipped)
+    )
     changes = []
     for key in sorted({*found, *expected}):
         value, usual = found.get(key, _ABSENT), expected.get(key, _ABSENT)
@@ -146,7 +136,7 @@ def settings_changes(settings: Mapping[str, Any], shipped: Mapping[str, Any]) ->
             continue
         if value is _ABSENT and key.rpartition(".")[0] in found:  # its whole group was replaced
             continue
-        if key in _FILES and _same_file(value, usual):
+        if key in _FILES and _say_the_same(value, usual):
             continue
         if key == "model.precision" and value == "fp32":  # the most exact one
             continue
@@ -154,29 +144,34 @@ def settings_changes(settings: Mapping[str, Any], shipped: Mapping[str, Any]) ->
     return changes
 
 
-def _leaves(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Decisive settings as (dotted key, value); tuples and lists of plain values are values."""
-
-    def walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, Mapping):
-            for name, inner in value.items():
-                yield from walk(inner, f"{key}.{name}")
-        elif isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value):
-            for index, inner in enumerate(value):
-                yield from walk(inner, f"{key}.{index}")
-        else:
-            yield key, tuple(value) if isinstance(value, list) else value
-
-    for part in _DECISIVE:
-        if part in settings:
-            yield from walk(settings[part], part)
+# ---- words and texts ----------------------------------------------------------------------------
 
 
-def _same_file(one: Any, other: Any) -> bool:
+def content_sha256(path: Path) -> str:
+    """Checksum of what a file of class names or auxiliary texts says.
+
+    Line ends, blank ends of lines and spaces around the separators say nothing; neither do capital
+    letters, which CLIP's tokeniser lowers.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    lines = [re.sub(r"\s*(,|>=)\s*", r"\1", line.strip()) for line in read_text(path).split("\n")]
+    return hashlib.sha256("\n".join(filter(None, lines)).lower().encode()).hexdigest()
+
+
+def _say_the_same(one: Any, other: Any) -> bool:
     try:
-        return resolve_path(one, "").read_bytes() == resolve_path(other, "").read_bytes()
-    except (InputError, OSError, TypeError):
+        return len({content_sha256(resolve_path(path, "")) for path in (one, other)}) == 1
+    except (InputError, TypeError):
         return False
+
+
+@cache
+def own_texts() -> dict[str, str]:
+    """What this project's auxiliary texts say, as checksums, and where they lie."""
+    folder = PROJECT_ROOT / "aux_texts"
+    return {content_sha256(path): path.name for path in sorted(folder.glob("*.txt"))}
 
 
 # ---- comparison ---------------------------------------------------------------------------------
@@ -215,17 +210,25 @@ class Comparison:
         return {**vars(self), "difference": self.difference, "comparable": self.comparable}
 
 
-def compare(record: Mapping[str, Any]) -> Comparison:
-    """Holds a run's record (see :mod:`itaclip.evaluation.records`) against the row that its config
-    names."""
+def compare_with_paper(record: Mapping[str, Any]) -> Comparison:
+    """Holds a run's record (:mod:`itaclip.evaluation.record`) against the row its config names.
+
+    Comparable is a run of the whole split with the shipped config's settings, OpenAI's weights, the
+    published class names and the paper's auxiliary texts. Names are compared by what their file
+    says with the shipped file, which holds the published ones. The authors' texts are not part of
+    this project: that a file is theirs can only be said in the config (``paper.texts='authors'``),
+    and is not believed of texts that are this project's.
+    """
     paper, config = record["paper"] or {}, record["config"]
     benchmark = paper.get("benchmark") or record["data"]["benchmark"]
     shipped, changes = config["shipped"], config["changes"]
-    reasons = [f"other settings than {shipped}: {change}" for change in changes]
+    texts = record["texts"]["auxiliary"] and "model.auxiliary_text_path="  # looked at below
+    counted = (change for change in changes if not (texts and change.startswith(texts)))
+    reasons = [f"other settings than {shipped}: {change}" for change in counted]
     if paper and shipped is None:
         reasons.append("no shipped config has this row, so the settings cannot be compared")
-    if shipped in (record["versions"].get("changed_files") or ()):
-        reasons.append(f"{shipped} was changed after the last commit")
+    edited = set(record["versions"].get("changed_files") or ())
+    reasons += [f"{path} was changed after the last commit" for path in _read_by(shipped, edited)]
     return Comparison(
         method=paper.get("method"),
         benchmark=benchmark,
@@ -234,6 +237,17 @@ def compare(record: Mapping[str, Any]) -> Comparison:
         measured=record["results"]["mIoU"],
         reasons=[*_other_data(record, benchmark), *reasons, *_other_inputs(record, paper)],
     )
+
+
+def _read_by(shipped: str | None, files: Collection[str]) -> list[str]:
+    """Which of some files the shipped config is made of."""
+    if shipped is None:
+        return []
+    own = [path for path in files if path == shipped or path.startswith("configs/_base_/")]
+    names = [path for path in files if path.startswith("configs/cls_")]
+    text = (PROJECT_ROOT / shipped).read_text(encoding="utf-8") if own or names else ""
+    named = (path for path in [*own, *names] if path == shipped or Path(path).name in text)
+    return sorted(named)
 
 
 def _other_data(record: Mapping[str, Any], benchmark: str | None) -> Iterator[str]:
@@ -255,8 +269,15 @@ def _other_inputs(record: Mapping[str, Any], paper: Mapping[str, Any]) -> Iterat
         name = weights["name"] if weights else "unknown"
         yield f"the weights are {name}, not OpenAI's {PAPER_WEIGHTS}"
     auxiliary = record["texts"]["auxiliary"]
-    if auxiliary is not None and paper.get("texts") != "authors":
-        yield f"the auxiliary texts ({auxiliary['path']}) are not the paper's texts"
+    if auxiliary is None:
+        return
+    if (own := own_texts().get(auxiliary.get("content", ""))) is not None:
+        yield f"the auxiliary texts ({auxiliary['path']}) are this project's {own}, not the paper's"
+    elif paper.get("texts") != "authors":
+        yield (
+            f"the auxiliary texts ({auxiliary['path']}) are not known to be the paper's; if they "
+            "are the authors' own, say so in the config: paper.texts='authors'"
+        )
 
 
 def comparison_lines(comparison: Comparison, record: Mapping[str, Any]) -> Sequence[str]:
@@ -281,8 +302,21 @@ def comparison_lines(comparison: Comparison, record: Mapping[str, Any]) -> Seque
         f"difference {comparison.difference:+.2f}"
     )
     if comparison.comparable:
-        return [*lines, "  comparable: same settings, weights and texts, full split"]
+        return [
+            *lines,
+            f"  comparable: same settings, weights and class names, full split{_word(record)}",
+        ]
     return [*lines, "  NOT comparable:", *(f"    - {reason}" for reason in comparison.reasons)]
+
+
+def _word(record: Mapping[str, Any]) -> str:
+    """What nobody can check is said to be so."""
+    auxiliary = record["texts"]["auxiliary"]
+    if auxiliary is None:
+        return ""
+    return (
+        f"; auxiliary texts: the authors', by the config's word (sha256 {auxiliary['sha256'][:12]})"
+    )
 
 
 def _partial(comparison: Comparison) -> list[str]:

@@ -3,27 +3,38 @@
 work_dir/record.json                       the last run's record
 work_dir/<time of the first start>/        the run's folder
     record.json                            once it is done
-    journal/run.json                       what the result depends on
-    journal/<start>-rank<N>.jsonl          finished images (see itaclip.journal)
+    journal/run.json                       what the result depends on, and the run's number
+    journal/<start>-rank<N>.jsonl          finished images (see itaclip.evaluation.journal)
     journal/lock                           held while an evaluation writes there
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from mmengine.dist import get_rank, get_world_size
 
 from ..errors import InputError
-from .distributed import Processes
+from ..runtime.files import write_whole
+from .distributed import first_of_machine, from_rank_zero, gather, rank_zero_first
 from .identity import differences
-from .journal import Entry, JournalFile, NotKeptError, file_checksum, read_journal, write_through
+from .journal import (
+    FORMAT,
+    HEADER,
+    Entry,
+    JournalFile,
+    NotKeptError,
+    checksum_of,
+    digest_of_identity,
+    read_header,
+    read_journal,
+)
 from .selection import Selection, partial_reasons
 
-JOURNAL, HEADER = "journal", "run.json"
-_FORMAT = 1
+JOURNAL = "journal"
 _MAX_NAMED = 3  # files named in one message
 
 
@@ -35,7 +46,7 @@ class Run:
         folder: the run's folder.
         start: name of this start, such as ``20260301_101500``.
         selection: the images to evaluate.
-        processes: who evaluates.
+        identity: all that the result depends on.
         entries: finished images by index: before this start those of all processes, later this
             process's own as well.
         notes: sentences for the log.
@@ -44,7 +55,7 @@ class Run:
     folder: Path
     start: str
     selection: Selection
-    processes: Processes
+    identity: Mapping[str, Any] = field(default_factory=dict)
     entries: dict[int, Entry] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     own: list[Entry] = field(default_factory=list)
@@ -52,14 +63,18 @@ class Run:
     _unkept: bool = False
 
     def __post_init__(self) -> None:
-        self.file = JournalFile(self.folder / JOURNAL, self.start, self.processes.rank)
-        self.earlier = len(self.entries)
-        """Images that were finished before this start."""
+        key = digest_of_identity(self.identity)
+        self.file = JournalFile(self.folder / JOURNAL, self.start, get_rank(), key)
 
+    @property
+    def left(self) -> list[int]:
+        """The images that are not finished."""
+        return [index for index in self.selection.indices if index not in self.entries]
+
+    @property
     def share(self) -> list[int]:
-        """The images that this process has to do: every N-th of those not finished."""
-        left = [index for index in self.selection.indices if index not in self.entries]
-        return left[self.processes.rank :: self.processes.size]
+        """Those of them that this process has to do: every N-th."""
+        return self.left[get_rank() :: get_world_size()]
 
     def add(self, entry: Entry) -> None:
         """Keeps a finished image, in memory and on the disk."""
@@ -76,15 +91,12 @@ class Run:
         self.entries[entry.index] = entry
         self.own.append(entry)
 
-    def collect(self) -> list[Entry] | None:
-        """All entries in data set order on rank 0, None elsewhere; waits for all processes."""
-        parts = self.processes.gather(self.own)
-        if not self.processes.main:
-            return None
-        for part in parts:
-            for entry in part:
+    def collect(self) -> list[Entry]:
+        """All entries in data set order on rank 0; waits for all processes."""
+        for part in gather(self.own):
+            for entry in part if get_rank() == 0 else ():
                 self.entries.setdefault(entry.index, entry)
-        return [self.entries[index] for index in self.selection.indices]
+        return [self.entries[i] for i in self.selection.indices if i in self.entries]
 
     @property
     def skipped(self) -> list[dict[str, str]]:
@@ -122,26 +134,28 @@ def open_run(
     log_dir: Path,
     identity: Mapping[str, Any],
     selection: Selection,
-    processes: Processes,
-    paths: Mapping[int, Sequence[str]],
+    loop: Any,
     resume: bool = False,
 ) -> Run:
     """A new run, or with ``resume`` the latest one in the work dir that has the same identity.
+
+    All processes of a spread evaluation call this.
 
     Args:
         work_dir: where runs lie.
         log_dir: the folder of this start, named by its time; a new run takes it.
         identity: all that the result depends on, see :mod:`itaclip.evaluation.identity`.
         selection: the images to evaluate.
-        processes: who evaluates; all call this.
-        paths: image and mask of every chosen index.
+        loop: the data set's files (``paths``), who writes what (``plan``, ``outputs``), metrics.
+            Outputs of finished images must be there as they were written, since a run's outputs are
+            its own; others are made again.
         resume: continue.
 
     Raises:
         InputError: an unfinished run has another identity, its data changed since, or an
             evaluation is writing there; processes that differ in weights, texts or data.
     """
-    _check_agreement(identity, processes)
+    _check_agreement(identity)
     lock: list[FileLock] = []
 
     def choose() -> tuple[str, list[str]]:
@@ -149,36 +163,47 @@ def open_run(
         lock.append(_locked(work_dir / name / JOURNAL))
         return name, notes
 
-    name, notes = processes.from_main(choose)
+    name, notes = from_rank_zero(choose)
     folder = work_dir / name
     journal = folder / JOURNAL
-    with processes.main_first():
+    loop.plan(selection.indices, folder)
+    with rank_zero_first():
         if not (journal / HEADER).exists():
-            header = {"format": _FORMAT, "identity": identity}
-            text = json.dumps(header, indent=1, ensure_ascii=False)
-            write_through(journal / HEADER, (text + "\n").encode())
-    found, damaged = read_journal(journal) if processes.leader else ({}, [])
-    entries: dict[int, Entry] = {}
-    for part, sentences in processes.gather((found, damaged)):
-        entries.update(part)  # the same images, where machines share the work dir
+            header = {"format": FORMAT, "number": _next_number(work_dir), "identity": identity}
+            write_whole(journal / HEADER, json.dumps(header, indent=1, ensure_ascii=False) + "\n")
+    found, remarks = {}, []
+    if first_of_machine():
+        found, remarks = read_journal(journal)
+        metrics = len(loop.evaluator.metrics)
+        found = {i: entry for i, entry in found.items() if _complete(entry, metrics)}
+        found = {i: found[i] for i in selection.indices if i in found}
+        if lost := [i for i, entry in found.items() if _outputs_lost(entry, loop.outputs(i))]:
+            remarks.append(
+                f"{len(lost)} finished images are evaluated again, since their label maps or "
+                f"overlays are missing or another run's: {found[lost[0]].path} …"
+            )
+        found = {i: entry for i, entry in found.items() if i not in set(lost)}
+    everything: dict[int, Entry] = {}
+    for part, sentences in gather((found, remarks)):
+        everything.update(part)  # the same images, where machines share the work dir
         notes += [sentence for sentence in sentences if sentence not in notes]
-    entries = {index: entries[index] for index in selection.indices if index in entries}
-    _check_files(entries, paths, processes, folder)
+    entries = {i: everything[i] for i in selection.indices if i in everything}
+    _check_inputs(entries, loop.paths, folder)
     if entries:
         notes.append(f"Continuing {folder}: {len(entries)} of {len(selection.indices)} images done")
-    run = Run(folder, log_dir.name, selection, processes, entries, notes)
+    run = Run(folder, log_dir.name, selection, identity, entries, notes)
     run._lock = lock[0] if lock else None
     return run
 
 
-def _check_agreement(identity: Mapping[str, Any], processes: Processes) -> None:
+def _check_agreement(identity: Mapping[str, Any]) -> None:
     """All processes must see the same weights, texts, data and code, and compute alike."""
-    everyone = processes.gather((processes.host, identity))
-    for rank, (host, other) in enumerate(everyone):
-        if (clause := differences(everyone[0][1], other)) is not None:
+    everyone = gather(identity)
+    for rank, other in enumerate(everyone):
+        if (clause := differences(everyone[0], other)) is not None:
             raise InputError(
-                f"process {rank} on {host} would evaluate something else than process 0 on "
-                f"{everyone[0][0]}: {clause}; give all machines the same files and devices."
+                f"process {rank} would evaluate something else than process 0: {clause}; give all "
+                "machines the same files and devices."
             )
 
 
@@ -186,12 +211,8 @@ def _choose(
     work_dir: Path, log_dir: Path, identity: Mapping[str, Any], resume: bool
 ) -> tuple[str, list[str]]:
     """The name of the run's folder, and what to say about it."""
-    known = _runs(work_dir)
-    unfinished = [
-        (path, old)
-        for path, old in known
-        if not (path / "record.json").exists() and any((path / JOURNAL).glob("*.jsonl"))
-    ]
+    known, unknown = _runs(work_dir)
+    unfinished = [(path, old) for path, old in known if _unfinished(path)]
     if resume:
         for path, old in known:
             if differences(old, identity) is None:
@@ -202,6 +223,12 @@ def _choose(
                 f"--resume: {path} holds an unfinished evaluation of something else "
                 f"({differences(old, identity)}); undo the change, or leave --resume out to start "
                 "anew."
+            )
+        if unknown:
+            raise InputError(
+                f"--resume: {unknown[0] / JOURNAL / HEADER} is missing, damaged or of another "
+                "version, so nobody knows what the finished images beside it are of; put it back, "
+                "or leave --resume out to start anew."
             )
         return _new(log_dir), [f"--resume: nothing to continue in {work_dir}; starting anew"]
     notes = []
@@ -214,17 +241,27 @@ def _choose(
     return _new(log_dir), notes
 
 
-def _runs(work_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Runs with a journal, the latest first, and their identities."""
-    found = []
-    for header in work_dir.glob(f"*/{JOURNAL}/{HEADER}"):
-        try:
-            content = json.loads(header.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(content, dict) and content.get("format") == _FORMAT:
-            found.append((header.parent.parent, content["identity"]))
-    return sorted(found, key=lambda run: run[0].name, reverse=True)
+def _runs(work_dir: Path) -> tuple[list[tuple[Path, dict[str, Any]]], list[Path]]:
+    """Runs and their identities, the latest first; and unfinished ones whose head is damaged."""
+    known, unknown = [], []
+    for journal in work_dir.glob(f"*/{JOURNAL}"):
+        header = read_header(journal)
+        if header is not None:
+            known.append((header["number"], journal.parent, header["identity"]))
+        elif _unfinished(journal.parent):
+            unknown.append(journal.parent)
+    # By number: the clock, after which folders are named, may have been set back.
+    known.sort(key=lambda run: (run[0], run[1].name), reverse=True)
+    return [(path, identity) for _, path, identity in known], unknown
+
+
+def _unfinished(run: Path) -> bool:
+    return not (run / "record.json").exists() and any((run / JOURNAL).glob("*.jsonl"))
+
+
+def _next_number(work_dir: Path) -> int:
+    headers = (read_header(journal) for journal in work_dir.glob(f"*/{JOURNAL}"))
+    return 1 + max((header["number"] for header in headers if header), default=0)
 
 
 def _new(log_dir: Path) -> str:
@@ -239,13 +276,6 @@ def _new(log_dir: Path) -> str:
     raise FileExistsError(f"{log_dir}: no free name for a run")
 
 
-def tidy(folders: Iterable[Path]) -> None:
-    """Removes what a killed process left half-written in a run's folders."""
-    for folder in folders:
-        for path in folder.rglob(".*.part"):
-            path.unlink(missing_ok=True)
-
-
 def _locked(journal: Path) -> FileLock:
     lock = FileLock(journal / "lock")
     try:
@@ -258,16 +288,13 @@ def _locked(journal: Path) -> FileLock:
     return lock
 
 
-def _check_files(
-    entries: Mapping[int, Entry],
-    paths: Mapping[int, Sequence[str]],
-    processes: Processes,
-    folder: Path,
+def _check_inputs(
+    entries: Mapping[int, Entry], paths: Callable[[int], Sequence[str]], folder: Path
 ) -> None:
-    """Finished images must be what they were; each process looks at its share of them."""
-    mine = list(entries.values())[processes.rank :: processes.size]
-    changed = [entry.path for entry in mine if entry.files != file_checksum(paths[entry.index])]
-    everything = [path for part in processes.gather(changed) for path in part]
+    """Finished images must be what they were."""
+    mine = list(entries.values())[get_rank() :: get_world_size()]
+    changed = [entry.path for entry in mine if entry.files != checksum_of(paths(entry.index))]
+    everything = [path for part in gather(changed) for path in part]
     if everything:
         raise InputError(
             f"--resume: image or mask changed after it was evaluated in {folder}: "
@@ -275,3 +302,13 @@ def _check_files(
             f"{f' and {len(everything) - _MAX_NAMED} more' * (len(everything) > _MAX_NAMED)}; put "
             "the data back, or leave --resume out to start anew."
         )
+
+
+def _complete(entry: Entry, metrics: int) -> bool:
+    """Whether every metric's part of an image is there."""
+    return entry.skipped is not None or len(entry.results) == metrics
+
+
+def _outputs_lost(entry: Entry, outputs: Sequence[Path]) -> bool:
+    """Whether an image's label map or overlay is not there as it was written."""
+    return entry.skipped is None and entry.outputs != [checksum_of([path]) for path in outputs]

@@ -1,6 +1,9 @@
 """SIGINT and SIGTERM as an exception, so that an evaluation ends where it can be continued."""
 
+import ctypes
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -8,7 +11,17 @@ from contextlib import contextmanager
 
 from ..runtime.tool import Stopped
 
+_PR_SET_PDEATHSIG = 1  # of Linux' prctl
 _received: list[int] = []
+
+
+def end_with_launcher() -> None:
+    """Under torchrun on Linux: SIGTERM when the agent is gone, so that nobody outlives it."""
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it went meanwhile
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

@@ -30,7 +30,8 @@ from ...runtime.config import building, check_model_keys
 from ..command import check_data
 from ..hooks import CheckClassesHook
 from ..identity import code_sha256
-from ..records import data_manifest, file_entry, plain, precision_entry, weights_entry
+from ..inputs import data_manifest, file_entry, precision_entry, weights_entry
+from ..settings import plain
 from .studies import Changes, Setting, Study
 
 PARTS = ("model", "test_dataloader", "test_evaluator")
@@ -172,7 +173,7 @@ class _Builder:
     def __init__(self, plan: Plan, config: Config, settings: dict[str, Any]) -> None:
         self.plan, self.config, self.settings = plan, config, settings
         # Results of other code are not mixed with new ones.
-        self.code = code_sha256(apart=("aux_text/", "evaluation/grid/"))
+        self.code = code_sha256()
         self.manifests: dict[str, dict] = {}
         self.built: dict[str, Row] = {}  # by the JSON of the settings
         self.clips: dict[str, nn.Module] = {}  # by name or path; frozen, so all may share them

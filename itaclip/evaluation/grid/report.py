@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...runtime.files import atomic_write, write_whole
+from ..inputs import hardware, versions
 from ..published import project_path
-from ..records import hardware, versions, write_record
+from ..record import write_json
 from .evaluate import Result
 from .plan import Plan
 from .published import Figures
@@ -259,9 +261,8 @@ def plot(study: Study, entry: Mapping[str, Any], data: Mapping[str, Any], path: 
               "mIoU against the first row (points)" if several else "mIoU (%)")  # fmt: skip
     figure.suptitle(study.title, fontsize=10)
     figure.tight_layout()
-    aside = path.with_name(f".{path.name}.part")
-    figure.savefig(aside, dpi=72, format="png")
-    aside.replace(path)
+    with atomic_write(path) as aside:
+        figure.savefig(aside, dpi=72, format="png")
     plt.close(figure)
 
 
@@ -345,13 +346,11 @@ def write_report(
     text = markdown(data, plan, plots)
     readme = folder / "README.md"
     around = _around(readme)
-    write_record(folder / "ablations.json", data)
+    write_json(folder / "ablations.json", data)
     if plots:
         for name, study in plan.studies.items():
             plot(study, data["studies"][name], data, folder / f"{name}.png")
-    aside = folder / ".README.md.part"
-    aside.write_text(f"{around[0]}{BEGIN}\n\n{text}\n{END}{around[1]}", encoding="utf-8")
-    aside.replace(readme)
+    write_whole(readme, f"{around[0]}{BEGIN}\n\n{text}\n{END}{around[1]}")
     return text
 
 

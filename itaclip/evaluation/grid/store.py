@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ..records import write_record
+from ..record import write_json
 from .plan import Row
 
 FORMAT = 1
@@ -67,7 +67,7 @@ class Store:
             "inputs": row.inputs,
             "settings": row.settings,
         }
-        write_record(self._path(row), entry)
+        write_json(self._path(row), entry)
 
     def _path(self, row: Row) -> Path:
         return self.folder / f"{row.key}.json"
