@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout w
 
 from itaclip.errors import InputError
 from itaclip.evaluation.published import BENCHMARKS, PAPER_WEIGHTS, PUBLISHED, expected_images
-from itaclip.evaluation.record import FILE_NAME, read_record
+from itaclip.evaluation.record import FILE_NAME, read_records
 from itaclip.runtime.files import read_text, write_whole
 from itaclip.runtime.tool import run_tool
 
@@ -71,7 +71,8 @@ def quoted_figures() -> list[Figure]:
 
 
 def find_records(places: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
-    """Records that are named, or lie anywhere in the folders named; copies of one run count once.
+    """Records that are named, or lie anywhere in the folders named, in bundles too; copies of one
+    run count once.
 
     Raises:
         InputError: a place does not exist, or a file is no record.
@@ -82,12 +83,13 @@ def find_records(places: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
             raise InputError(f"{place}: no such file or folder; give records, or folders of them.")
         for path in sorted(place.rglob("*.json")) if place.is_dir() else [place]:
             try:
-                record = read_record(path)
+                records = read_records(path)
             except InputError:
                 if place.is_dir() and path.name != FILE_NAME:
                     continue  # another tool's file
                 raise
-            found.setdefault(f"{record['time']} {record['config']['sha256']}", (path, record))
+            for record in records:
+                found.setdefault(f"{record['time']} {record['config']['sha256']}", (path, record))
     return list(found.values())
 
 

@@ -18,7 +18,7 @@ _NO_FIGURE = (
     *("aux_text/", "app/", "commands/", "label/", "predict/", "data/preparation/"),
     *("data/benchmarks.py", "data/check.py", "data/coverage.py", "data/mask_check.py"),
     "data/problems.py",
-    *("evaluation/ablation/", "evaluation/arguments.py", "evaluation/command.py"),
+    *("evaluation/grid/", "evaluation/arguments.py", "evaluation/command.py"),
     "evaluation/distributed.py",
     *("evaluation/hooks.py", "evaluation/identity.py", "evaluation/inputs.py"),
     *("evaluation/published.py", "evaluation/record.py", "evaluation/runs.py"),
