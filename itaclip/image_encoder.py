@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import InputError
+from .guide import GUIDES, Guide
 from .recipes import Recipe, resolve_recipe
-from .recipes.tower import Reads, Tower, run_blocks
+from .recipes.tower import AfterBlock, Reads, Tower, run_blocks
+from .runtime.positions import resize_positions
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -28,9 +30,18 @@ class ImageEncoder(nn.Module):
         precision: ``'fp32'``, ``'bf16'``, ``'fp16'``, or ``'auto'``: bf16 where the device has
             instructions for it (else fp16 on a GPU, fp32 on a CPU). The residual stream, layer
             norms and the projection stay in fp32; only the blocks' matrix products are lowered.
+        guide: a second backbone, for recipes that need one.
+        sam: SAM's encoder, for recipes that need it beside the guide.
     """
 
-    def __init__(self, visual: nn.Module, recipe: Recipe, precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        visual: nn.Module,
+        recipe: Recipe,
+        precision: str = "fp32",
+        guide: Guide | None = None,
+        sam: Guide | None = None,
+    ) -> None:
         super().__init__()
         if precision not in PRECISIONS:
             raise InputError(
@@ -38,7 +49,8 @@ class ImageEncoder(nn.Module):
                 f"{PRECISIONS[-1]!r}, but got {precision!r}."
             )
         self.visual = visual.float().requires_grad_(False).eval()
-        recipe.check_width(self.width)
+        self.guide, self.sam = guide, sam
+        self._check(recipe)
         self.recipe = recipe
         self.precision = precision
         self._lowered: tuple[tuple, nn.ModuleList] | None = None
@@ -50,11 +62,28 @@ class ImageEncoder(nn.Module):
             InputError: see :func:`itaclip.recipes.resolve_recipe`.
         """
         recipe = resolve_recipe(attention, self.depth)
-        recipe.check_width(self.width)
+        self._check(recipe)
         self.prepare()
         other = sharing(self)
         other.recipe = recipe
         return other
+
+    def _check(self, recipe: Recipe) -> None:
+        """Refuses a recipe that does not go with the weights."""
+        recipe.check_width(self.width)
+        if recipe.needs_guide and self.guide is None:
+            raise InputError(
+                f"guide: the recipe {recipe.name!r} needs a second backbone; name one, such as "
+                f"guide='dino-vitb8' (one of {', '.join(GUIDES)}, 'hf:OWNER/NAME' or a folder)."
+            )
+        if recipe.needs_guide:
+            recipe.check_guide(self.guide, self.visual.transformer.resblocks[-1].attn.num_heads)
+        if recipe.needs_sam and self.sam is None:
+            raise InputError(
+                f"guide: the recipe {recipe.name!r} correlates patches by SAM; give its encoder "
+                "beside the guide, guide=dict(model='dino-vitb16', sam='sam-vitb'), or switch the "
+                f"step off, attention=dict(recipe={recipe.name!r}, correlation=None)."
+            )
 
     @property
     def patch_size(self) -> int:
@@ -110,55 +139,98 @@ class ImageEncoder(nn.Module):
         reads = self.recipe.reads(self.depth)
         kept = 3 * len(reads.projections) + len(reads.outputs)
         # Tokens, their copies, q, k, v, attention and the MLP's hidden layer, in fp32.
-        return 4 * (1 + h * w) * self.width * (16 + kept) + 12 * size[0] * size[1]
+        own = 4 * (1 + h * w) * self.width * (16 + kept) + 12 * size[0] * size[1]
+        return own + (self.guide.bytes_per_pass(size) if self.recipe.needs_guide else 0)
+
+    def passes_per_window(self, size: tuple[int, int]) -> int:
+        """The work of one window of ``size`` (H, W) pixels, in passes of CLIP's usual 14×14 grid.
+
+        1 for CLIP alone, whatever the size; with a guide, the tokens of both.
+        """
+        if not self.recipe.needs_guide:
+            return 1
+        h, w = self.grid(size)
+        return max(1, round((h * w + self.guide.tokens_per_pass(size)) / 196))
 
     @torch.no_grad()
-    def forward(self, images: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, text: Tensor | None = None, regions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encodes images or windows of one size.
 
         Args:
             images: (B, 3, H, W), CLIP-normalised.
             text: (Q, E), for recipes whose features depend on the words; without it, these give the
                 features of their first pass.
+            regions: (B, H, W) int64, for recipes with ``needs_regions``.
 
         Returns:
             Patch features (B, h, w, E) and [CLS] features (B, E), fp32, not normalised.
         """
-        tower = self.tower(images)
-        features = self._embedding(self.recipe.tokens(tower))
+        tower = self.tower(images, **({} if regions is None else {"regions": regions}))
+        patches, cls = self.features_of(tower)
         if self.recipe.needs_text and text is not None:
-            patches = features[:, 1:].unflatten(1, tower.grid)
             similarities = F.normalize(patches, dim=-1) @ text.T
-            features = self._embedding(self.recipe.tokens_again(tower, images, similarities))
-        return features[:, 1:].unflatten(1, tower.grid), features[:, 0]
+            features = self.embedded(self.recipe.tokens_again(tower, images, similarities))
+            patches, cls = features[:, 1:].unflatten(1, tower.grid), features[:, 0]
+        return patches, cls
+
+    def features_of(self, tower: Tower) -> tuple[Tensor, Tensor]:
+        """The recipe's last block: patch features (B, h, w, E) and [CLS] features (B, E)."""
+        features = self.recipe.normed(tower, self.visual.ln_post) @ self.visual.proj
+        return features[:, 1:].unflatten(1, self.recipe.output_grid(tower)), features[:, 0]
 
     @torch.no_grad()
-    def attention_maps(self, images: Tensor) -> Tensor:
+    def cls_features(self, images: Tensor) -> Tensor:
+        """[CLS] features (B, E) of the unchanged model."""
+        tower = self._clip_tower(images, Reads())
+        return self.embedded(tower.final_tokens()[:, :1])[:, 0]
+
+    @torch.no_grad()
+    def attention_maps(self, images: Tensor, regions: Tensor | None = None) -> Tensor:
         """The maps of the recipe's last block (of its first pass).
 
         Args:
             images: (B, 3, H, W), CLIP-normalised.
+            regions: (B, H, W) int64, for recipes with ``needs_regions``.
 
         Returns:
             (B, M, N, N) fp32, with M heads and N = 1 + h·w tokens, [CLS] first; rows attend to
             columns.
         """
-        return self.recipe.attention_maps(self.tower(images))
+        return self.recipe.attention_maps(self.tower(images, regions=regions))
 
-    def tower(self, images: Tensor, reads: Reads | None = None) -> Tower:
-        """Runs all blocks but the last on images (B, 3, H, W).
+    def tower(
+        self, images: Tensor, reads: Reads | None = None, regions: Tensor | None = None
+    ) -> Tower:
+        """Runs all blocks but the last on images (B, 3, H, W), and the guide, if it is needed.
 
         Args:
             reads: what is kept of them; None keeps what the recipe reads.
+            regions: (B, H, W) int64, for recipes with ``needs_regions``.
         """
-        grid, blocks = self.grid(images.shape[-2:]), self._blocks()
-        tower = Tower(blocks, grid, self.patch_size, self.embed(images, grid))
-        reads = self.recipe.reads(len(blocks)) if reads is None else reads
-        run_blocks(tower, reads, self.recipe.after_block)
+        if self.recipe.needs_regions and regions is None:
+            raise InputError(
+                f"regions: the recipe {self.recipe.name!r} needs a map of regions; name their "
+                "source, such as regions=dict(source='slic')."
+            )
+        reads = self.recipe.reads(self.depth) if reads is None else reads
+        tower = self._clip_tower(images, reads, self.recipe.after_block)
+        if self.recipe.needs_guide:
+            tower.guide = self.guide(images, self.recipe.guide_reads, self.dtype)
+            tower.regions = regions
         return tower
 
-    def _embedding(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) → (B, N, E)."""
+    def _clip_tower(
+        self, images: Tensor, reads: Reads, after_block: AfterBlock | None = None
+    ) -> Tower:
+        grid, blocks = self.grid(images.shape[-2:]), self._blocks()
+        tower = Tower(blocks, grid, self.patch_size, self.embed(images, grid))
+        run_blocks(tower, reads, after_block)
+        return tower
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        """Final layer norm and projection of tokens, (B, N, D) → (B, N, E)."""
         return self.visual.ln_post(tokens) @ self.visual.proj
 
     def embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -209,35 +281,3 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
         if can.get("amx_bf16") or can.get("avx512_bf16"):
             return torch.bfloat16
     return torch.float32
-
-
-def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Position embeddings for a patch grid, bicubic from the trained square grid.
-
-    The scale factor is (h + 0.1) / trained side, as in the published code: it, and not the size
-    alone, sets the sampling points, so figures on other crops agree.
-
-    Args:
-        positions: (1 + g·g, D) of the trained g×g grid, [CLS] first.
-        grid: (h, w) patches wanted.
-
-    Returns:
-        (1 + h·w, D).
-    """
-    side = round((len(positions) - 1) ** 0.5)
-    if tuple(grid) == (side, side):
-        return positions
-    cls, patches = positions[:1], positions[1:]
-    patches = patches.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(
-        patches,
-        scale_factor=tuple((n + 0.1) / side for n in grid),
-        mode="bicubic",
-        align_corners=False,
-        recompute_scale_factor=False,
-    )
-    if resized.shape[-2:] != tuple(grid):
-        raise RuntimeError(
-            f"position embeddings resized to {tuple(resized.shape[-2:])}, not {grid}"
-        )
-    return torch.cat([cls, resized[0].flatten(1).T.to(cls.dtype)])

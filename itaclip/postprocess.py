@@ -67,11 +67,13 @@ def small_classes(areas: Tensor, area_thd: float) -> Tensor:
     return small.nonzero().flatten()
 
 
-def label_map(scores: Tensor, prob_thd: float) -> Tensor:
-    """The class of the best score, the first of equals; class 0 where it is below ``prob_thd``.
+def label_map(scores: Tensor, prob_thd: float, margin_thd: float = 0) -> Tensor:
+    """The class of the best score, the first of equals; class 0 where the model abstains.
 
     Args:
         scores: (H, W, C).
+        prob_thd: it abstains where the best score is below.
+        margin_thd: it abstains where the best score is ahead of the second by less.
 
     Returns:
         (H, W) int64.
@@ -81,11 +83,17 @@ def label_map(scores: Tensor, prob_thd: float) -> Tensor:
     for strip, own in zip(rows, labels.split(len(rows[0])), strict=True):
         best, own[:] = strip.max(dim=-1)
         own.masked_fill_(best < prob_thd, 0)
+        if margin_thd > 0 and scores.shape[-1] > 1:
+            first, second = strip.topk(2, dim=-1).values.unbind(-1)
+            own.masked_fill_(first - second < margin_thd, 0)
     return labels
 
 
 def labels_of_strips(
-    strips: Callable[[], Iterable[Tensor]], prob_thd: float, area_thd: float | None
+    strips: Callable[[], Iterable[Tensor]],
+    prob_thd: float,
+    area_thd: float | None,
+    margin_thd: float = 0,
 ) -> Tensor:
     """The labels of scores that are never held as a whole: area rule, then :func:`label_map`.
 
@@ -93,7 +101,7 @@ def labels_of_strips(
 
     Args:
         strips: makes the scores (rows, W, C), from top to bottom; they are overwritten.
-        prob_thd: as for :func:`label_map`.
+        prob_thd, margin_thd: as for :func:`label_map`.
         area_thd: as for :func:`small_classes`; None = off.
 
     Returns:
@@ -108,7 +116,7 @@ def labels_of_strips(
                     scores.index_fill_(-1, left_out, 0)
                 elif area_thd is not None:
                     areas = areas + class_areas(scores)
-                parts.append(label_map(scores, prob_thd))
+                parts.append(label_map(scores, prob_thd, margin_thd))
             del scores
         return torch.cat(parts), areas
 

@@ -18,8 +18,8 @@ then made in strips of rows (:meth:`Segmentor.labels`), so it says so when setti
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from .checks import flag
 from .clip_model import load_clip, model_path
 from .data_preprocessor import CLIPDataPreprocessor
 from .errors import InputError
-from .features import DenseFeatures, row_features
+from .features import DenseFeatures, Passes, check_together
+from .guide import Guide, load_guide, parse_guide
 from .image_encoder import ImageEncoder, sharing
 from .postprocess import (
     class_areas,
@@ -40,6 +41,7 @@ from .postprocess import (
     labels_of_strips,
     small_classes,
 )
+from .propagation import spread_over_patches, spread_over_pixels
 from .recipes import Recipe, resolve_recipe
 from .refinement import refine, refine_strips
 from .runtime.batches import trim_memory
@@ -47,7 +49,7 @@ from .runtime.palette import palette_of
 from .runtime.stages import stage
 from .runtime.text_cache import TextCache
 from .settings import Settings
-from .sliding_window import WindowAssembler, WindowGrid
+from .sliding_window import WindowAssembler, WindowGrid, whole_image
 from .text_encoder import TextEncoder, imagenet_templates
 from .vocabulary import Vocabulary, read_vocabulary
 
@@ -65,8 +67,12 @@ class Segmentor(nn.Module):
         auxiliary_text_path: file of lines ``name >= text``; None = off.
         attention: a recipe's name, or ``dict(recipe=name, …)`` to vary one.
         precision: ``'auto'``, ``'fp32'``, ``'bf16'`` or ``'fp16'`` of the encoder's blocks.
-        aux_text_weight, image_engineering_weight, logit_scale, prob_thd, area_thd, label_closing,
-            pamr, test_cfg, window_batch, return_scores: see :class:`itaclip.settings.Settings`.
+        aux_text_weight, image_engineering_weight, logit_scale, prob_thd, margin_thd, area_thd,
+            label_closing, pamr, propagation, test_cfg, window_batch, return_scores: see
+            :class:`itaclip.settings.Settings`.
+        guide: a second backbone: a name of :data:`itaclip.guide.GUIDES`, ``'hf:OWNER/NAME'``, a
+            folder in Hugging Face layout, or ``dict(model=…, …)``, see
+            :func:`itaclip.guide.parse_guide`; None = off.
         vocabulary: given instead of ``name_path`` and ``auxiliary_text_path`` from Python;
             ``Vocabulary.empty()`` leaves the classes to :meth:`set_vocabulary`.
         text_cache: keep text features on disk for later starts.
@@ -91,12 +97,15 @@ class Segmentor(nn.Module):
         area_thd: float | None = None,
         label_closing: int = 0,
         pamr: Mapping | None = None,
+        propagation: str | Mapping | None = None,
+        guide: str | Path | Mapping | Guide | None = None,
         precision: str = "fp32",
         test_cfg: Mapping | None = None,
         vocabulary: Vocabulary | None = None,
         text_cache: bool = True,
         window_batch: int | None = None,
         return_scores: bool = True,
+        margin_thd: float = 0.0,
         pretrained: None = None,
         train_cfg: None = None,
         data_preprocessor: Mapping | nn.Module | None = None,
@@ -116,19 +125,43 @@ class Segmentor(nn.Module):
         background = flag(background, "background")
         if vocabulary is None:
             vocabulary = read_vocabulary(name_path, auxiliary_text_path, background)
-        if prob_thd > 0 and vocabulary.num_classes and not vocabulary.background:
+        abstains = next((key for key in ("prob_thd", "margin_thd") if given[key] > 0), None)
+        if abstains and vocabulary.num_classes and not vocabulary.background:
             logger.warning(
-                "prob_thd=%s turns unsure pixels into class 0, %r, though background=False.",
-                prob_thd,
+                "%s=%s turns unsure pixels into class 0, %r, though background=False.",
+                abstains,
+                given[abstains],
                 vocabulary.first_names[0],
             )
 
         loaded = isinstance(clip_model, nn.Module)
         clip = clip_model if loaded else load_clip(model_path(clip_model))
         recipe = resolve_recipe(attention, len(clip.visual.transformer.resblocks))
-        self.image_encoder = ImageEncoder(clip.visual, recipe, precision)
+        guide, sam = self._load_guides(guide)
+        self.image_encoder = ImageEncoder(clip.visual, recipe, precision, guide, sam)
+        check_together(recipe, self.settings, self.image_encoder)
         self.text_encoder = TextEncoder(clip)
         self._use_words(vocabulary)
+
+    def _load_guides(
+        self, guide: str | Path | Mapping | Guide | None
+    ) -> tuple[Guide | None, Guide | None]:
+        """The second backbone, and SAM's encoder if one is there, too."""
+        if isinstance(guide, Guide):
+            return guide, guide if guide.is_sam else None
+        given = parse_guide(guide)
+        if given is None:
+            return None, None
+        clip = [(v.flatten() / 255).tolist() for v in self._normalisation()]
+        sam, model = given.pop("sam", None), given.pop("model")
+        made = load_guide(model, *clip, **given)
+        if sam is None:
+            return made, made if made.is_sam else None
+        return made, load_guide(sam, *clip, key="guide.sam")
+
+    def _normalisation(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the image's RGB on the scale 0-255, (3, 1, 1)."""
+        return self.data_preprocessor.mean, self.data_preprocessor.std
 
     @property
     def settings(self) -> Settings:
@@ -161,6 +194,8 @@ class Segmentor(nn.Module):
         elif attention is not None:
             other.image_encoder = self.image_encoder.variant(attention)
         other._settings = (settings or self.settings).changed(changes)
+        encoder = other.image_encoder
+        check_together(encoder.recipe, other.settings, encoder)
         blend = other.settings.aux_text_weight != self.settings.aux_text_weight
         if vocabulary is not None or blend:
             other._use_words(vocabulary or self.vocabulary)
@@ -199,33 +234,58 @@ class Segmentor(nn.Module):
     # ---- image → features → logits → scores -----------------------------------------------------
 
     @torch.no_grad()
-    def extract_feat(self, inputs: Tensor) -> DenseFeatures:
+    def extract_feat(self, inputs: Tensor, regions: Tensor | None = None) -> DenseFeatures:
         """Fused features of one image's windows, kept for any number of vocabularies.
 
         Args:
             inputs: (3, H, W) or (1, 3, H, W), CLIP-normalised.
+            regions: (H', W') int64 over the same picture, for recipes that need them.
         """
-        windows, rows = self._encode(inputs[0] if inputs.ndim == 4 else inputs)
+        passes = self._passes(inputs[0] if inputs.ndim == 4 else inputs, regions)
+        rows = list(passes.rows())
         read = self.vocabulary if self.image_encoder.recipe.needs_text else None
-        return DenseFeatures(windows, torch.cat(list(rows)), read)
+        cls = rows[0].cls
+        if cls is not None and len(cls) == len(rows[0].features):
+            cls = torch.cat([row.cls for row in rows])
+        return DenseFeatures(
+            passes.windows,
+            torch.cat([row.features for row in rows]),
+            read,
+            cls,
+            passes.guide_features() if self._joins_patches() else None,
+            passes.image,
+        )
 
     @torch.no_grad()
     def similarity_maps(self, image: Tensor | DenseFeatures) -> tuple[WindowGrid, list[Tensor]]:
-        """Cosine similarities of every window's patches with every query.
-
-        Propagation over patches goes here: it sees all maps of the image, and its features.
+        """Cosine similarities of every window's patches with every query, propagated if asked for.
 
         Args:
             image: (3, H, W) CLIP-normalised, or what :meth:`extract_feat` made of it.
 
         Returns:
-            The grid of R·K windows, and for each of its R rows the maps (K, h, w, Q).
+            The grid of R·K windows, and for each of its R rows the maps (K, h, w, Q). After a
+            propagation over pixels it is one window, whose patches are the pixels.
         """
-        windows, rows = self._rows_of(image)
-        maps = []
-        for features in rows:
+        self._check_words(image)
+        kept = isinstance(image, DenseFeatures)
+        source = image if kept else self._passes(image)
+        recipe, windows, maps = self.image_encoder.recipe, source.windows, []
+        for row in source.rows():
             with stage("upsampling"):
-                maps.append(features @ self.text_features.T)
+                maps.append(recipe.similarities(row.features, self.text_features, row.cls))
+        wanted = self.settings.propagation
+        if wanted is None:
+            return windows, maps
+        if wanted.patches:
+            guide = source.guide if kept else source.guide_features()
+            maps = spread_over_patches(windows, maps, guide, wanted)
+        if wanted.pixels:
+            logits = self._assembler(windows, maps, windows.image_size)(maps)
+            mean, std = self._normalisation()
+            picture = (source.image * std + mean).clamp(0, 255) / 255
+            logits = spread_over_pixels(logits, picture, self.text_features, wanted)
+            windows, maps = replace(whole_image(windows.image_size), straight=True), [logits[None]]
         return windows, maps
 
     @torch.no_grad()
@@ -243,35 +303,36 @@ class Segmentor(nn.Module):
         """
         # All windows first: the encoder's memory is free again before the output takes its own.
         windows, maps = self.similarity_maps(image)
-        output_size = output_size or windows.image_size
+        if output_size is None:
+            kept = isinstance(image, DenseFeatures)
+            output_size = windows.image_size if kept else tuple(image.shape[-2:])
         elements = output_size[0] * output_size[1] * len(self.text_features)
         trim_memory(elements)
-        logits = self._assembler(windows, output_size)(maps)
+        logits = self._assembler(windows, maps, output_size)(maps)
         trim_memory(elements)
         return logits
 
-    def _rows_of(self, image: Tensor | DenseFeatures) -> tuple[WindowGrid, Iterable[Tensor]]:
-        """The windows, and the fused features (K, h, w, E) of each row of them."""
+    def _check_words(self, image: Tensor | DenseFeatures) -> None:
         if not self.vocabulary.num_classes:
             raise InputError(
                 "vocabulary: there are no classes yet; give them by variant(vocabulary=…)."
             )
-        if isinstance(image, DenseFeatures):
-            if image.vocabulary not in (None, self.vocabulary):
-                raise InputError(
-                    "features: this recipe reads the words, and these features were made for "
-                    "others; extract them again with these words."
-                )
-            return image.windows, image.rows()
-        return self._encode(image)
+        if isinstance(image, DenseFeatures) and image.vocabulary not in (None, self.vocabulary):
+            raise InputError(
+                "features: this recipe reads the words, and these features were made for "
+                "others; extract them again with these words."
+            )
 
-    def _encode(self, image: Tensor) -> tuple[WindowGrid, Iterator[Tensor]]:
-        windows = self.settings.windows.over(tuple(image.shape[-2:]))
-        encoder, settings, text = self.image_encoder, self.settings, self.text_features
-        return windows, row_features(image, windows, encoder, settings, text)
+    def _passes(self, image: Tensor, regions: Tensor | None = None) -> Passes:
+        return Passes(image, self.image_encoder, self.settings, self.text_features, regions)
 
-    def _assembler(self, windows: WindowGrid, output_size: tuple[int, int]) -> WindowAssembler:
-        patches = self.image_encoder.grid(windows.window)
+    def _joins_patches(self) -> bool:
+        return self.settings.propagation is not None and self.settings.propagation.patches
+
+    def _assembler(
+        self, windows: WindowGrid, maps: Sequence[Tensor], output_size: tuple[int, int]
+    ) -> WindowAssembler:
+        patches = tuple(maps[0].shape[1:3])
         return WindowAssembler(windows, patches, output_size, self.text_features.device)
 
     @torch.no_grad()
@@ -317,7 +378,8 @@ class Segmentor(nn.Module):
         """
         settings = self.settings
         windows, maps = self.similarity_maps(image)
-        assembler, shape = self._assembler(windows, output_size), (*output_size, maps[0].shape[-1])
+        assembler = self._assembler(windows, maps, output_size)
+        shape = (*output_size, maps[0].shape[-1])
 
         def strips() -> Iterator[Tensor]:
             for logits in refine_strips(assembler.strips(maps), shape, guide, settings.pamr):
@@ -327,7 +389,7 @@ class Segmentor(nn.Module):
                     )
                 yield scores
 
-        return labels_of_strips(strips, settings.prob_thd, settings.area_thd)
+        return labels_of_strips(strips, settings.prob_thd, settings.area_thd, settings.margin_thd)
 
     @torch.no_grad()
     def segment(
@@ -350,7 +412,7 @@ class Segmentor(nn.Module):
         if self.settings.return_scores:
             scores = self.scores(self.query_logits(source, output_size), image)
             with stage("post-processing"):
-                labels = label_map(scores, self.settings.prob_thd)
+                labels = label_map(scores, self.settings.prob_thd, self.settings.margin_thd)
         else:
             labels = self.labels(source, output_size, image)
         if self.settings.label_closing:

@@ -7,6 +7,7 @@ from typing import Any
 
 from .checks import flag, integer, number
 from .errors import InputError
+from .propagation import Propagation, parse_propagation
 from .refinement import PAMR, parse_pamr
 from .sliding_window import Windows, parse_test_cfg
 from .views import View, make_views
@@ -25,9 +26,12 @@ class Settings:
         aux_text_weight: α, the share of the auxiliary text (ITACLIP eq. 9).
         logit_scale: factor on the cosine similarities before the softmax.
         prob_thd: pixels whose best score is below become class 0.
+        margin_thd: so do pixels whose best score is ahead of the second class's by less; 0 = off.
         area_thd: classes with at most this share of the area of classes 1… go; None = off.
         label_closing: side of the closing of the label map in pixels, odd; 0 = off.
         pamr: ``dict(num_iter=10, dilations=(8, 16))``; None = off.
+        propagation: ``'lposs'``, ``'lposs_plus'``, ``'pearl'`` or ``dict(method=…, …)``; see
+            :mod:`itaclip.propagation`; None = off.
         window_batch: windows in one batch; None fits the device.
         return_scores: False leaves ``seg_logits`` out and makes labels in strips, which bounds the
             memory of large images and vocabularies.
@@ -41,9 +45,11 @@ class Settings:
     aux_text_weight: float = 0.0
     logit_scale: float = 40
     prob_thd: float = 0.0
+    margin_thd: float = 0.0
     area_thd: float | None = None
     label_closing: int = 0
     pamr: PAMR | Mapping | None = None
+    propagation: Propagation | str | Mapping | None = None
     window_batch: int | None = None
     return_scores: bool = True
 
@@ -62,9 +68,11 @@ class Settings:
             aux_text_weight=number(alpha, "aux_text_weight", high=1, what="a number (α)"),
             logit_scale=number(self.logit_scale, "logit_scale", high=1e6, above=True),
             prob_thd=number(self.prob_thd, "prob_thd", high=1),
+            margin_thd=number(self.margin_thd, "margin_thd", high=1),
             area_thd=number(self.area_thd, "area_thd", high=1, optional=True),
             label_closing=closing,
             pamr=parse_pamr(self.pamr),
+            propagation=parse_propagation(self.propagation),
             window_batch=integer(self.window_batch, "window_batch", 1, optional=True),
             return_scores=flag(self.return_scores, "return_scores"),
         )

@@ -10,7 +10,7 @@ Shapes: H, W pixels; h, w patches of a window; R, K rows and columns of windows;
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +29,17 @@ class WindowGrid:
         image_size: (H, W) of the image in pixels.
         window: (H, W) of every window: the crop, or the image's side where that is shorter.
         tops, lefts: the windows' first rows and columns.
+        frame: (H, W) to which windows are padded for the encoder, half of it (floor) above and on
+            the left; None: they are not.
+        straight: their maps are resized to the output at once, not by way of the image's pixels.
     """
 
     image_size: tuple[int, int]
     window: tuple[int, int]
     tops: tuple[int, ...]
     lefts: tuple[int, ...]
+    frame: tuple[int, int] | None = None
+    straight: bool = False
 
     def __len__(self) -> int:
         return len(self.tops) * len(self.lefts)
@@ -44,6 +49,40 @@ class WindowGrid:
         for top in self.tops:
             for left in self.lefts:
                 yield image[:, top : top + self.window[0], left : left + self.window[1]]
+
+    def padded_to(self, multiple: int) -> "WindowGrid":
+        """The same windows, padded to multiples of so many pixels."""
+        frame = tuple(-(-side // multiple) * multiple for side in self.window)
+        return self if frame == self.window else replace(self, frame=frame)
+
+    @property
+    def encoded(self) -> tuple[int, int]:
+        """(H, W) of what the encoder gets of a window."""
+        return self.frame or self.window
+
+    def pad(self, windows: Tensor, value: float = 0) -> Tensor:
+        """Windows (…, *window) → (…, *encoded)."""
+        if self.frame is None:
+            return windows
+        sides = []
+        for side, total in zip(self.window[::-1], self.frame[::-1], strict=True):
+            before = (total - side) // 2
+            sides += [before, total - side - before]
+        return F.pad(windows, sides, value=value)
+
+    def centres(self, patches: tuple[int, int]) -> Tensor:
+        """Centres of all windows' patches in pixels of the image, (R·K·h·w, 2), rows first."""
+        places = []
+        for starts, side, total, n in zip(
+            (self.tops, self.lefts), self.window, self.encoded, patches, strict=True
+        ):
+            own = (torch.arange(n, dtype=torch.float64) + 0.5) * total / n - (total - side) // 2
+            places.append(torch.tensor(starts, dtype=torch.float64)[:, None] + own)  # R, h
+        (rows, h), (columns, w) = places[0].shape, places[1].shape
+        shape = (rows, columns, h, w)
+        y = places[0][:, None, :, None].expand(shape)
+        x = places[1][None, :, None, :].expand(shape)
+        return torch.stack([y.flatten(), x.flatten()], dim=1).float()
 
 
 def sliding_windows(
@@ -66,7 +105,7 @@ def whole_image(image_size: tuple[int, int]) -> WindowGrid:
 
 # How the windows meet in the output. A further way is a name here and a branch where the segmentor
 # makes similarities.
-MERGES = ("average",)
+MERGES = ("average", "stitch")
 
 
 @dataclass(frozen=True)
@@ -75,7 +114,8 @@ class Windows:
 
     Attributes:
         crop_size, stride: (height, width) in pixels; None takes the whole image at once.
-        merge: ``'average'``: the mean of the similarity maps of the windows at a pixel.
+        merge: ``'average'``: the mean of the similarity maps of the windows at a pixel;
+            ``'stitch'``: windows meet on one grid of patches before the recipe's last step.
     """
 
     crop_size: tuple[int, int] | None = (224, 224)
@@ -160,8 +200,44 @@ class WindowAssembler:
     ) -> None:
         self.output_size = output_size
         starts = (grid.tops, grid.lefts)
-        axes = zip(starts, grid.window, patches, grid.image_size, output_size, strict=True)
-        self._rows, self._columns = (_axis_operators(*axis, device) for axis in axes)
+        axes = zip(
+            starts, grid.window, grid.encoded, patches, grid.image_size, output_size, strict=True
+        )
+        how = _straight_operators if grid.straight else _axis_operators
+        self._rows, self._columns = (how(*axis, device) for axis in axes)
+
+    @classmethod
+    def onto_grid(
+        cls,
+        grid: WindowGrid,
+        patches: tuple[int, int],
+        target: tuple[int, int],
+        device: torch.device | None = None,
+    ) -> "WindowAssembler":
+        """Puts maps of windows together on the whole image's grid of patches.
+
+        A cell of the target takes from each window around its centre the value there, linear
+        between patches, and their mean. Where windows lie on the target's grid, that is the patch
+        itself.
+
+        Args:
+            grid: the windows.
+            patches: (h, w) of a window.
+            target: (h', w') patches of the image.
+        """
+        made = cls.__new__(cls)
+        made.output_size = tuple(target)
+        axes = zip(
+            (grid.tops, grid.lefts),
+            grid.window,
+            grid.encoded,
+            patches,
+            grid.image_size,
+            target,
+            strict=True,
+        )
+        made._rows, made._columns = (_cell_operators(*axis, device) for axis in axes)
+        return made
 
     def __call__(self, maps: Iterable[Tensor]) -> Tensor:
         """The assembled map (H, W, Q).
@@ -224,9 +300,54 @@ class WindowAssembler:
                 target.addmm_(weights[top - start : bottom - start], spread.flatten(1))
 
 
+def _straight_operators(
+    starts: tuple[int, ...],
+    window: int,
+    encoded: int,
+    patches: int,
+    side: int,
+    output: int,
+    device: torch.device | None,
+) -> list[tuple[int, int, Tensor]]:
+    """As :func:`_axis_operators`, for the one window that is the image: its map resized at once."""
+    weights = _linear_resize(torch.eye(patches, dtype=torch.float64), output).T
+    return [(0, output, weights.float().contiguous().to(device))]
+
+
+def _cell_operators(
+    starts: tuple[int, ...],
+    window: int,
+    encoded: int,
+    patches: int,
+    side: int,
+    cells: int,
+    device: torch.device | None,
+) -> list[tuple[int, int, Tensor]]:
+    """As :func:`_axis_operators`, for cells of a grid over the image instead of pixels."""
+    centres = (torch.arange(cells, dtype=torch.float64) + 0.5) * side / cells
+    first = torch.tensor(starts, dtype=torch.float64)[:, None]
+    inside = (centres >= first) & (centres <= first + window)  # windows, cells
+    operators = []
+    for start, reached in zip(starts, inside, strict=True):
+        at = (centres - start + (encoded - window) // 2) * patches / encoded - 0.5
+        at = at.clamp(0, patches - 1)
+        low = at.floor().long().clamp_max(max(0, patches - 2))
+        share = at - low
+        weights = torch.zeros(cells, patches, dtype=torch.float64)
+        weights.scatter_(1, low[:, None], (1 - share)[:, None])
+        if patches > 1:
+            weights.scatter_add_(1, low[:, None] + 1, share[:, None])
+        weights = weights * reached[:, None] / inside.sum(0).clamp_min(1)[:, None]
+        rows = reached.nonzero()
+        top, bottom = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
+        operators.append((top, bottom, weights[top:bottom].float().contiguous().to(device)))
+    return operators
+
+
 def _axis_operators(
     starts: tuple[int, ...],
     window: int,
+    encoded: int,
     patches: int,
     side: int,
     output: int,
@@ -238,7 +359,9 @@ def _axis_operators(
         Per window (first, last + 1, matrix (last + 1 - first, patches)): the rows of the output
         that the window reaches, and their weights, divided by the number of windows at a pixel.
     """
-    upsample = _linear_resize(torch.eye(patches, dtype=torch.float64), window)  # patches, window
+    before = (encoded - window) // 2
+    upsample = _linear_resize(torch.eye(patches, dtype=torch.float64), encoded)
+    upsample = upsample[:, before : before + window]  # patches, window
     count = torch.zeros(side, dtype=torch.float64)
     for start in starts:
         count[start : start + window] += 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ ClassNames = tuple[tuple[str, ...], ...]
 AuxiliaryEntries = dict[str, tuple[str, int]]
 
 SEPARATOR = ">="  # between an auxiliary line's key and its text
+# What separates names of one class, and classes in a line, on the keyboards of several scripts.
+COMMAS = ",，、､﹑﹐،"
+SEMICOLONS = ";；﹔؛"
 _MAX_BYTES = 64 << 20  # of a file; a million classes have less
 _MAX_CHARACTERS = 2000  # of a name or text; CLIP's 77 tokens are some hundred
 _MAX_REPORTED = 12  # problems named one by one in a single error
@@ -247,6 +251,11 @@ def normalise_name(name: str) -> str:
     return unicodedata.normalize("NFC", " ".join(name.split()).lower())
 
 
+def split_names(text: str) -> list[str]:
+    """The names that commas separate, those of Chinese, Japanese and Arabic keyboards included."""
+    return re.split(f"[{COMMAS}]", text)
+
+
 def shortened(text: str, limit: int = 60) -> str:
     """A text for a message: at most ``limit`` characters."""
     return text if len(text) <= limit else text[: limit - 3] + "..."
@@ -350,7 +359,7 @@ def _parse_names(
                 f"{place}: expected class names, but the line holds '{SEPARATOR}', which marks an "
                 "auxiliary text. Give that file as auxiliary_text_path, not as name_path."
             )
-        names = tuple(" ".join(name.split()) for name in line.split(","))
+        names = tuple(" ".join(name.split()) for name in split_names(line))
         for position, name in enumerate(names, start=1):
             if not name:
                 raise InputError(
@@ -481,7 +490,7 @@ class _NameIndex:
         """The one class that the key names, or None."""
         found = self._find_name(key)
         if found is None and "," in key:
-            parts = {self._find_name(part) for part in key.split(",") if part.strip()}
+            parts = {self._find_name(part) for part in split_names(key) if part.strip()}
             found = parts.pop() if len(parts) == 1 else None
         return found
 

@@ -146,7 +146,7 @@ def test_sound_input_passes(folder):
 SAMPLES = {
     "half an image": (cut("data/images/1.png", 400), "data/images/1.png: the image cannot be read"),
     "empty image": (cut("data/images/1.png", 0), "data/images/1.png: the image .* empty"),
-    "a web page": (content("data/images/1.png", b"<html>"), "data/images/1.png: .* no picture"),
+    "a web page": (content("data/images/1.png", b"<html>"), "data/images/1.png: .* is a web page"),
     "1x5000": (image_of(1, 5000), "data/images/1.png: Resize cannot use this file of 1x5000"),
     "half a mask": (cut("data/masks/1.png", 60), "data/masks/1.png: the mask cannot be read"),
     "colours": (mask_of(IMAGE), "data/masks/1.png: expected a mask .*RGB"),

@@ -9,6 +9,7 @@ from ..errors import InputError
 from ..predict.images import find_images
 from ..predict.outputs import FORMATS, Exporter, Options
 from ..predict.segmentation import Segmentation
+from ..runtime.decoding import check_bits
 from ..runtime.files import write_whole
 from ..runtime.outputs import check_outputs
 from ..runtime.pictures import picture_format
@@ -89,10 +90,23 @@ def add_to(subparsers: argparse._SubParsersAction) -> None:
         help="pixels whose best score is below become background",
     )
     group.add_argument(
+        "--margin-thd",
+        type=float,
+        metavar="0-1",
+        help="so do pixels whose best score is ahead of the second class's by less",
+    )
+    group.add_argument(
         "--area-thd",
         type=float,
         metavar="0-1",
         help="classes with at most this share of the area of all but class 0 are left out",
+    )
+    group.add_argument(
+        "--bits",
+        type=int,
+        metavar="8-16",
+        help="that pictures of 16 bits really have, such as 12; by default those whose values stay "
+        "below a quarter of 16 bits are refused",
     )
     add_model_options(parser)
     parser.set_defaults(run=run)
@@ -105,6 +119,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"--json: expected a file name that ends in .json, but got {args.json!r}.")
     if not 0 <= args.opacity <= 1:
         raise InputError(f"--opacity: expected a number from 0 to 1, but got {args.opacity:g}.")
+    check_bits(args.bits, "--bits")
     pictures, masks = _targets(args, images)
     options = Options(args.min_area, args.tolerance, args.opacity)
     exporter = Exporter(args.format, images, args.out or _FOLDER, options)
@@ -123,7 +138,9 @@ def run(args: argparse.Namespace) -> None:
         images,
         **asked,
         prob_thd=args.prob_thd,
+        margin_thd=args.margin_thd,
         area_thd=args.area_thd,
+        bits=args.bits,
         scores=args.json is not None or exporter.needs_scores,
         on_error=left_out,
     )

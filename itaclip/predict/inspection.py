@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as _Figure
 
 from ..errors import InputError
+from ..runtime.lettering import figure_lettering
 from .images import read_image, source_of
 from .segmentation import Segmentation
 from .segmenter import EncodedImage, ImageLike, Segmenter
@@ -195,10 +196,11 @@ def score_figure(result: Segmentation, classes: Sequence[str] | None = None) -> 
     columns = min(4, 1 + len(names))
     figure, axes = _panels(-(-(1 + len(names)) // columns), columns, result.labels.shape)
     _show(axes.flat[0], result.image, "picture")
-    for ax, name in zip(axes.flat[1:], names, strict=False):
+    titles, families = figure_lettering(names)
+    for ax, name, title in zip(axes.flat[1:], names, titles, strict=False):
         scores = result.scores[..., result.classes.index(name)]
         drawn = ax.imshow(scores, cmap=_HEAT, vmin=0, vmax=1)
-        ax.set_title(name, fontsize=9)
+        ax.set_title(title, fontsize=9, family=families)
     figure.colorbar(drawn, ax=list(axes.flat), shrink=0.6)
     return figure
 
@@ -221,8 +223,13 @@ def comparison_figure(found: Sequence[Comparison], opacity: float = 0.6) -> Figu
     shares = [one.segmentation.areas() for one in found]
     seen = [n for n in first.classes if any(n in own for own in shares)]
     colours = dict(zip(first.classes, first.palette, strict=True))
-    handles = [Patch(color=np.asarray(colours[n]) / 255, label=n) for n in seen]
-    figure.legend(handles=handles, loc="outside lower center", ncols=8, frameon=False, fontsize=9)
+    names, families = figure_lettering(seen)
+    handles = [
+        Patch(color=np.asarray(colours[own]) / 255, label=name)
+        for own, name in zip(seen, names, strict=True)
+    ]
+    place = dict(loc="outside lower center", ncols=8, frameon=False)
+    figure.legend(handles=handles, prop={"family": families, "size": 9}, **place)
     return figure
 
 

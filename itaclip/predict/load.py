@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 
 from ..checks import integer
 from ..clip_model import SHIPPED_MODELS, load_clip, model_path
 from ..errors import InputError
 from ..recipes import Recipe
 from ..runtime.config import check_model_keys
-from ..runtime.files import resolve_path
+from ..runtime.files import one_line, resolve_path
 from ..segmentor import Segmentor
 from ..vocabulary import Vocabulary
 from .segmenter import EncodedImage, Segmenter, fitting
@@ -75,14 +76,17 @@ def load(
     Args:
         clip_model: OpenAI's name, ``'storybook-tiny'`` (ships with the project) or the path of a
             checkpoint; default: ViT-B/16.
-        config: a config file, for its model, classes and size of pictures.
+        config: a config file, for its model, classes and pipeline: pictures are then loaded and
+            resized as its evaluation does it, and labels are those of the evaluation. Without one,
+            a picture that shrinks to less than half is averaged over areas, where an evaluation
+            interpolates between its nearest pixels.
         recipe: a recipe's name, or ``dict(recipe=name, …)``; default: ``'itaclip'``. A named recipe
             whose blocks were chosen for a tower of another depth takes those of the same relative
             depth.
-        device: default: the first GPU, else the CPU.
+        device: default: what an evaluation takes, the first GPU or else the CPU.
         precision: ``'auto'``, ``'fp32'``, ``'bf16'`` or ``'fp16'``; default: auto.
         short_side: pictures are resized to it, in pixels; None keeps their size. Default: 336;
-            storybook-tiny: None.
+            storybook-tiny: None. Either side takes the place of a config's pipeline.
         max_long_side: limit of the long side, in pixels; default: 2048.
         max_result_side: labels and scores of larger pictures are made with this long side and then
             enlarged to the picture's, since refining ten million pixels takes most of a minute;
@@ -112,7 +116,8 @@ def load(
         for key, value in locals().items()
         if key not in ("clip_model", "config", "recipe", "device") and value is not DEFAULT
     }
-    settings = _read_config(config, "short_side" in given) if config is not None else {}
+    sized = "short_side" in given or "max_long_side" in given  # instead of the pipeline
+    settings, steps = ({}, []) if config is None else _read_config(config, sized)
     name = clip_model if clip_model is not None else settings.pop("clip_model", DEFAULT_MODEL)
     settings.pop("clip_model", None)
     where = _device(device)
@@ -140,14 +145,20 @@ def load(
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"device: {where} cannot be used ({reason}); give another one.") from error
-    segmenter = Segmenter(segmentor, *sizes)
+    pipeline = None
+    if steps:
+        from .pipeline import ConfigPipeline
+
+        patch = segmentor.image_encoder.patch_size
+        pipeline = ConfigPipeline(steps, resolve_path(config, "config"), patch)
+    segmenter = Segmenter(segmentor, *sizes, pipeline)
     logger.info("%s: %s", name, segmenter.describe())
     return segmenter
 
 
 def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(get_device())  # as mmengine's Runner chooses for an evaluation
     try:
         return torch.device(device)
     except (RuntimeError, TypeError):
@@ -167,33 +178,20 @@ def _windows(settings: dict) -> dict:
     return {"mode": "whole"} if found["mode"] == "whole" else found
 
 
-def _read_config(path: str | Path, size_is_given: bool) -> dict:
-    """The segmentor's settings of a config, and the sizes that its pipeline resizes to."""
+def _read_config(path: str | Path, sized: bool) -> tuple[dict, list]:
+    """The settings of a config, and the steps of its pipeline, none if ``sized`` otherwise."""
+    from .pipeline import pipeline_steps
+
     path = resolve_path(path, "config")
     try:
         config = Config.fromfile(path)
     except Exception as error:  # a config is code: whatever it raises is the user's to mend
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: the config cannot be read ({reason}); correct it.") from error
+        raise InputError(
+            f"{path}: the config cannot be read ({one_line(error)}); correct it."
+        ) from error
     model = dict(config.get("model") or {})
     if model.get("type") != "ITACLIPSegmentor":
         raise InputError(f"{path}: model.type: expected 'ITACLIPSegmentor'.")
     check_model_keys(model, path)
     del model["type"]
-    return model | ({} if size_is_given else _sizes(config, path))
-
-
-def _sizes(config: Config, path: Path) -> dict:
-    """``short_side`` and ``max_long_side`` of a config's test pipeline."""
-    sizes = {"short_side": None, "max_long_side": None}
-    for step in config.get("test_pipeline") or ():
-        kind = step["type"]
-        if kind in ("LoadImageFromFile", "PackSegInputs") or "Annotations" in kind:
-            continue
-        if kind != "Resize" or not step.get("keep_ratio") or not isinstance(step["scale"], tuple):
-            raise InputError(
-                f"{path}: test_pipeline: pictures of your own take only a Resize with "
-                f"keep_ratio=True and scale=(long, short), but it has {kind}; give short_side."
-            )
-        sizes = {"short_side": min(step["scale"]), "max_long_side": max(step["scale"])}
-    return sizes
+    return model, [] if sized else pipeline_steps(config, path)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..checks import is_number
 from ..errors import InputError
+from ..runtime.lettering import figure_lettering
 from ..runtime.pictures import overlay, overlay_with_legend, picture_format, save_picture
 
 if TYPE_CHECKING:
@@ -66,6 +67,31 @@ class Segmentation:
                 "class's first name."
             )
         return self.labels == self.classes.index(name)
+
+    @property
+    def margin(self) -> np.ndarray:
+        """How far a pixel's best class is ahead of its second, (H, W) float32 in [0, 1].
+
+        Raises:
+            InputError: the segmentation has no scores.
+        """
+        if self.scores is None:
+            raise InputError("scores: this segmentation was made without; leave scores=False out.")
+        if self.scores.shape[2] == 1:
+            return self.scores[..., 0]
+        second, best = np.moveaxis(np.partition(self.scores, -2, axis=-1)[..., -2:], -1, 0)
+        return best - second
+
+    @property
+    def uncertainty(self) -> np.ndarray:
+        """1 - :attr:`margin`: 1 where two classes are equally likely, (H, W) float32.
+
+        ``margin_thd=t`` turns pixels that are above 1 - t into background.
+
+        Raises:
+            InputError: as of :attr:`margin`.
+        """
+        return 1 - self.margin
 
     def as_dict(self) -> dict:
         """Size, classes found and their areas in plain types, ready for JSON.
@@ -125,14 +151,17 @@ class Segmentation:
             _, ax = plt.subplots(figsize=(8, 8 * min(max(height / width, 0.25), 2)))
         ax.imshow(self.overlay(opacity))
         ax.set_axis_off()
+        found = self._found()
+        names, families = figure_lettering(self.classes[index] for index, _ in found)
         handles = [
             Patch(
                 color=np.asarray(self.palette[index]) / 255,
-                label=f"{self.classes[index]} {pixels / self.labels.size:.0%}",
+                label=f"{name} {pixels / self.labels.size:.0%}",
             )
-            for index, pixels in self._found()
+            for name, (index, pixels) in zip(names, found, strict=True)
         ]
-        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+        place = dict(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+        ax.legend(handles=handles, prop={"family": families}, **place)
         return ax
 
     def save(self, path: str | Path, opacity: float = 0.6) -> Path:

@@ -1,10 +1,12 @@
 """A loaded model that segments pictures into words, without being changed by it."""
 
 import logging
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +23,9 @@ from ..segmentor import Segmentor
 from .images import enlarged, find_images, fit, read_image, resized_shape, source_of
 from .segmentation import Segmentation
 from .words import BACKGROUND, make_vocabulary
+
+if TYPE_CHECKING:
+    from .pipeline import ConfigPipeline
 
 ImageLike = str | Path | Image.Image | np.ndarray
 Classes = str | Sequence[str | Sequence[str]]
@@ -52,6 +57,12 @@ class Segmenter:
     """A loaded model that segments pictures into words; made by :func:`load`.
 
     Methods leave it as it is, so that one may be shared by threads.
+
+    Args:
+        segmentor: the model.
+        short_side, max_long_side: what pictures are resized to, in pixels.
+        max_result_side: long side at which labels and scores are made.
+        pipeline: a config's, which then resizes in the place of the sides.
     """
 
     def __init__(
@@ -60,11 +71,14 @@ class Segmenter:
         short_side: int | None = None,
         max_long_side: int | None = None,
         max_result_side: int | None = None,
+        pipeline: "ConfigPipeline | None" = None,
     ) -> None:
-        self.segmentor = segmentor
+        self.segmentor, self.pipeline = segmentor, pipeline
         self.short_side, self.max_long_side = short_side, max_long_side
         self.max_result_side = max_result_side
-        self._vocabularies: dict[tuple, Segmentor] = {}
+        # The latest words last. Held while words are encoded, which threads then do only once.
+        self._vocabularies: OrderedDict[tuple, Segmentor] = OrderedDict()
+        self._lock = threading.Lock()
 
     @property
     def device(self) -> torch.device:
@@ -82,6 +96,7 @@ class Segmenter:
             (height, width), (down, right) = settings.windows.crop_size, settings.windows.stride
             windows = f"windows of {height}x{width} every {down}x{right} pixels"
         size = "its own size" if self.short_side is None else f"short side {self.short_side}"
+        size = size if self.pipeline is None else "the config's size"
         views = len(settings.views)
         return f"{self.device}, {str(encoder.dtype)[6:]}, {size}, {windows}, {views} view(s) each"
 
@@ -102,16 +117,23 @@ class Segmenter:
             attention, changes: see :meth:`itaclip.segmentor.Segmentor.variant`.
         """
         variant = self.segmentor.variant(attention, **changes)
-        return Segmenter(variant, self.short_side, self.max_long_side, self.max_result_side)
+        sizes = (self.short_side, self.max_long_side, self.max_result_side)
+        return Segmenter(variant, *sizes, self.pipeline)
 
     # ---- one picture ----------------------------------------------------------------------------
 
-    def encode(self, image: ImageLike | EncodedImage, source: str | None = None) -> EncodedImage:
+    def encode(
+        self,
+        image: ImageLike | EncodedImage,
+        source: str | None = None,
+        bits: int | None = None,
+    ) -> EncodedImage:
         """Reads a picture and keeps its features, so that other words take no encoder pass.
 
         Args:
             image: see :func:`itaclip.predict.images.read_image`.
             source: what results and messages call it; None takes the path, or ``'image'``.
+            bits: as for :func:`itaclip.predict.images.read_image`.
 
         Raises:
             InputError: the picture cannot be read, or is too small or too narrow.
@@ -120,11 +142,14 @@ class Segmenter:
         if isinstance(image, EncodedImage):
             if image.made_by == made_by:
                 return image
-            pixels, source = image.image, source or image.source
+            image, source, bits = image.image, source or image.source, None
+        source = source or source_of(image)
+        if self.pipeline is not None:
+            pixels, bgr = self.pipeline(image, source, bits)
+            inputs = self._normalised(bgr)
         else:
-            source = source or source_of(image)
-            pixels = read_image(image, source)
-        inputs = self.network_input(pixels, source)
+            pixels = read_image(image, source, bits)
+            inputs = self.network_input(pixels, source)
         kept = None if self.recipe.needs_text else self.segmentor.extract_feat(inputs)
         return EncodedImage(pixels, inputs, kept, source, made_by)
 
@@ -134,16 +159,22 @@ class Segmenter:
         Raises:
             InputError: a side is shorter than a patch.
         """
+        if self.pipeline is not None:
+            return self._normalised(self.pipeline(pixels, source)[1])
         patch = self.segmentor.image_encoder.patch_size
         resized = fit(pixels, self.short_side, self.max_long_side, patch, source)
         bgr = torch.from_numpy(np.ascontiguousarray(resized[..., ::-1].transpose(2, 0, 1)))
+        return self._normalised(bgr)
+
+    def _normalised(self, bgr: Tensor) -> Tensor:
+        """(3, h, w) on the device."""
         return self.segmentor.data_preprocessor({"inputs": [bgr]})["inputs"][0]
 
     def _made_by(self) -> tuple:
         """Equal for segmenters that make equal features of a picture."""
         encoder, settings = self.segmentor.image_encoder, self.segmentor.settings
         views = tuple((view.name, view.weight) for view in settings.views)
-        sizes = (self.short_side, self.max_long_side, settings.windows)
+        sizes = (self.short_side, self.max_long_side, self.pipeline, settings.windows)
         return (encoder.visual, encoder.recipe, encoder.precision, views, *sizes)
 
     def segment(
@@ -156,7 +187,9 @@ class Segmenter:
         aux_text_weight: float | None = None,
         prob_thd: float | None = None,
         area_thd: float | None = None,
+        margin_thd: float | None = None,
         scores: bool = True,
+        bits: int | None = None,
     ) -> Segmentation:
         """Segments a picture into words.
 
@@ -175,9 +208,12 @@ class Segmenter:
             aux_text_weight: α, their share, from 0 to 1.
             prob_thd: pixels whose best score is below become background, so it needs one.
             area_thd: classes with at most this share of the area of all but class 0 go; 0 is off.
+            margin_thd: pixels whose best score is ahead of the second class's by less become
+                background too; 0 is off.
             scores: False leaves the scores out, which bounds the memory of large pictures.
+            bits: as for :func:`itaclip.predict.images.read_image`.
 
-        Where None, the last four are as loaded.
+        Where None, α and the thresholds are as loaded.
 
         Raises:
             InputError: the picture or the words cannot be used.
@@ -189,9 +225,10 @@ class Segmenter:
             aux_text_weight=aux_text_weight,
             prob_thd=prob_thd,
             area_thd=area_thd,
+            margin_thd=margin_thd,
         )
         segmentor = segmentor.variant(return_scores=scores)
-        encoded = self.encode(image)
+        encoded = self.encode(image, bits=bits)
         size = encoded.image.shape[:2]
         made = resized_shape(size, None, self.max_result_side)
         labels, values = segmentor.segment(encoded.inputs, made, encoded.features)
@@ -215,13 +252,15 @@ class Segmenter:
         aux_text_weight: float | None = None,
         prob_thd: float | None = None,
         area_thd: float | None = None,
+        margin_thd: float | None = None,
     ) -> Segmentor:
         """The segmentor behind :meth:`segment` with these words and thresholds, on its own.
 
         Args, Raises: as of :meth:`segment`.
         """
         segmentor = self._with_words(classes, background, auxiliary_texts, aux_text_weight)
-        return segmentor.variant(**_thresholds(segmentor, classes is None, prob_thd, area_thd))
+        thresholds = dict(prob_thd=prob_thd, margin_thd=margin_thd, area_thd=area_thd)
+        return segmentor.variant(**_thresholds(segmentor, classes is None, thresholds))
 
     def _with_words(
         self,
@@ -242,13 +281,14 @@ class Segmenter:
             if not vocabulary.num_classes:
                 raise InputError("classes: expected words, such as 'cat; sofa, couch'; got none.")
         key = (vocabulary, aux_text_weight)
-        found = self._vocabularies.get(key)
-        if found is None:
-            weight = {} if aux_text_weight is None else {"aux_text_weight": aux_text_weight}
-            found = self.segmentor.variant(vocabulary=vocabulary, **weight)
-            while len(self._vocabularies) >= _MAX_VOCABULARIES:
-                self._vocabularies.pop(next(iter(self._vocabularies)), None)
+        with self._lock:
+            found = self._vocabularies.pop(key, None)
+            if found is None:
+                weight = {} if aux_text_weight is None else {"aux_text_weight": aux_text_weight}
+                found = self.segmentor.variant(vocabulary=vocabulary, **weight)
             self._vocabularies[key] = found
+            while len(self._vocabularies) > _MAX_VOCABULARIES:
+                self._vocabularies.popitem(last=False)
         return found
 
     # ---- many pictures --------------------------------------------------------------------------
@@ -269,14 +309,37 @@ class Segmenter:
             on_error: called as ``on_error(source, error)`` for a picture that cannot be used,
                 which is then left out; None raises the error. What is wrong with the words is
                 always raised.
+
+        Raises:
+            InputError: ``images`` is one picture.
         """
+        one = isinstance(images, str | Path | Image.Image | EncodedImage | bytes)
+        if one or (isinstance(images, np.ndarray) and images.ndim < 4):
+            raise InputError(
+                f"images: expected a list of pictures, but got one, {source_of(images)}; give "
+                "[picture], or take segment(), or segment_folder() for a folder or a pattern."
+            )
+        if not isinstance(images, Iterable):
+            raise InputError(
+                f"images: expected a list of pictures, but got {type(images).__name__}."
+            )
+        return self._each(images, classes, on_error, options)
+
+    def _each(
+        self,
+        images: Iterable[ImageLike | EncodedImage],
+        classes: Classes | None,
+        on_error: Callable[[str, InputError], object] | None,
+        options: dict[str, Any],
+    ) -> Iterator[Segmentation]:
+        bits = options.pop("bits", None)
         words = ("background", "auxiliary_texts", "aux_text_weight")
         self._with_words(classes, *(options.get(key) for key in words))
         for index, image in enumerate(images):
             named = isinstance(image, str | Path | EncodedImage)
             source = None if named else f"image {index}"
             try:
-                encoded = self.encode(image, source)
+                encoded = self.encode(image, source, bits)
             except InputError as error:
                 if on_error is None:
                     raise
@@ -302,21 +365,24 @@ class Segmenter:
 
 
 def _thresholds(
-    segmentor: Segmentor, own_words: bool, prob_thd: float | None, area_thd: float | None
+    segmentor: Segmentor, own_words: bool, given: Mapping[str, float | None]
 ) -> dict[str, float | None]:
     """The thresholds that one call changes; ``own_words``: the classes it was loaded with."""
     background = segmentor.vocabulary.background
-    if prob_thd is None and not background and not own_words:
-        prob_thd = 0.0  # class 0 is like the others
-    changes = {} if prob_thd is None else {"prob_thd": prob_thd}
-    if area_thd is not None:
-        changes["area_thd"] = area_thd or None
+    changes = {key: value for key, value in given.items() if value is not None}
+    if "area_thd" in changes:
+        changes["area_thd"] = changes["area_thd"] or None
     changed = segmentor.settings.changed(changes)
-    if prob_thd and not background:
-        raise InputError(
-            f"prob_thd: {changed.prob_thd} turns unsure pixels into background, but there is none; "
-            "give background=True, or its words."
-        )
+    for key in ("prob_thd", "margin_thd"):
+        if background:
+            break
+        if changes.get(key):
+            raise InputError(
+                f"{key}: {getattr(changed, key)} turns unsure pixels into background, but there is "
+                "none; give background=True, or its words."
+            )
+        if not own_words:
+            changes[key] = 0.0  # class 0 is like the others
     return changes
 
 

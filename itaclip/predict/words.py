@@ -1,13 +1,15 @@
 """Words as people give them - lists, or a line such as "cat; sofa, couch" - as a vocabulary."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 
 from ..background_words import background_words, is_list_name
 from ..errors import InputError
-from ..vocabulary import Vocabulary, normalise_name
+from ..vocabulary import COMMAS, SEMICOLONS, Vocabulary, normalise_name, split_names
 
 BACKGROUND = "background"
+_FILES = (".txt", ".csv", ".tsv", ".json", ".yaml", ".yml", ".py")
 
 
 def parse_classes(
@@ -17,7 +19,8 @@ def parse_classes(
 
     Args:
         classes: a list with a name or a list of names for every class; or one string, in which
-            ``;`` or a line's end separates classes and ``,`` the names of one class.
+            ``;`` or a line's end separates classes and ``,`` the names of one class; those of
+            Chinese, Japanese and Arabic keyboards do so too.
         background: whether there will be a background class too.
 
     Raises:
@@ -25,8 +28,9 @@ def parse_classes(
             ``;``: one class alone would cover every picture.
     """
     if isinstance(classes, str):
-        parts = [part.strip() for part in re.split(r"[;\n]", classes) if part.strip()]
-        found = [[name.strip() for name in part.split(",")] for part in parts]
+        _refuse_file(classes)
+        parts = [part.strip() for part in re.split(f"[{SEMICOLONS}\n]", classes) if part.strip()]
+        found = [[name.strip() for name in split_names(part)] for part in parts]
         if len(found) == 1 and len(found[0]) > 1 and not background:
             raise InputError(
                 f"classes: {classes!r} is one class with {len(found[0])} names, which would cover "
@@ -40,7 +44,7 @@ def parse_classes(
                 raise InputError(
                     f"classes[{index}]: expected a name or a list of names, but got {names!r}."
                 )
-            found.append([part.strip() for name in names for part in name.split(",")])
+            found.append([part.strip() for name in names for part in split_names(name)])
     else:
         raise InputError(
             "classes: expected a list of names, or a string such as 'cat; sofa, couch', but got "
@@ -49,6 +53,16 @@ def parse_classes(
     if not found:
         raise InputError("classes: expected at least one class, but got none.")
     return found
+
+
+def _refuse_file(classes: str) -> None:
+    """A file's name where classes are expected would be one class that covers everything."""
+    suffix = os.path.splitext(classes.strip())[1].lower()
+    if suffix in _FILES or (os.path.sep in classes and os.path.isfile(classes)):
+        raise InputError(
+            f"classes: {classes!r} is the name of a file, not of classes; give it as --class-file, "
+            "or in Python itaclip.vocabulary.load_class_names(…)."
+        )
 
 
 def parse_background(
@@ -69,9 +83,9 @@ def parse_background(
         taken = {normalise_name(name) for names in classes for name in names}
         return list(background_words(background.strip(), "background", taken))
     if isinstance(background, str):
-        words = [word.strip() for word in re.split(r"[,;\n]", background)]
+        words = [word.strip() for word in re.split(f"[{COMMAS}{SEMICOLONS}\n]", background)]
     elif isinstance(background, Sequence) and all(isinstance(w, str) for w in background):
-        words = [part.strip() for word in background for part in word.split(",")]
+        words = [part.strip() for word in background for part in split_names(word)]
     else:
         raise InputError(
             f"background: expected None, True or a list of words, but got {background!r}."

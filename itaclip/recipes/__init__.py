@@ -9,6 +9,7 @@ from .registry import RECIPES, RecipeEntry, list_recipes, register
 # Each module registers its methods.
 from .last_block import LastBlock  # isort: skip
 from . import dual_path, resclip, scclip, rfclip, pearl  # noqa: F401  # isort: skip
+from . import proxyclip, gla_clip, cass, trident, corrclip  # noqa: F401  # isort: skip
 
 __all__ = [
     "RECIPES",

@@ -1,6 +1,6 @@
 """What a recipe is: the constants of one training-free method, and how they make dense tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..checks import is_integer, is_number, plain
 from ..errors import InputError
+from ..guide import Guide, GuideReads
 from .tower import Reads, Tower
 
 
@@ -22,22 +23,40 @@ class Recipe:
     Args:
         depth: number of blocks that the block numbers among the fields were chosen for.
         source: the publication.
+        name: under which it is registered.
         exact: what of it is computed as published.
         left_out: what is inferred or left out.
     """
 
     # What a method may need beyond CLIP and an image; a recipe has a flag ``needs_…`` for each.
-    NEEDS: ClassVar[tuple[str, ...]] = ("text", "guide")
+    NEEDS: ClassVar[tuple[str, ...]] = ("text", "guide", "regions")
 
     depth: int | None = 12
     source: str = ""
+    name: str = field(default="", compare=False)
     exact: str = field(default="", compare=False)
     left_out: str = field(default="", compare=False)
 
     # True for methods whose features depend on the words: they get a second pass.
     needs_text = False
-    # True for methods that read the features of a second image backbone.
+    # True for methods that read the features of a second image backbone, and of SAM's.
     needs_guide = False
+    needs_sam = False
+    # True for methods whose attention follows a map of regions.
+    needs_regions = False
+    # What is read of the guide.
+    guide_reads: ClassVar[GuideReads] = GuideReads()
+    # True for methods whose last step sees all windows of a picture at once: they are its batch.
+    joint = False
+    # How windows meet where they are stitched: before the last block ('values'), or after it,
+    # before the final layer norm ('tokens'); None: they cannot.
+    meets = "values"
+    # True for methods of which a step follows where windows have met: they must be stitched.
+    needs_stitch = False
+    # Windows are padded with zeros to multiples of so many pixels.
+    window_multiple = 1
+    # Whose [CLS] :meth:`similarities` reads: 'picture', 'window', or None.
+    reads_cls = None
 
     def reads(self, depth: int) -> Reads:
         """What is kept of the blocks before the last, in a tower of ``depth`` blocks."""
@@ -68,6 +87,50 @@ class Recipe:
         """
         raise NotImplementedError
 
+    def normed(self, tower: Tower, norm: Callable[[Tensor], Tensor]) -> Tensor:
+        """Tokens (B, N, D) after the final layer norm; for methods that add up several branches."""
+        return norm(self.tokens(tower))
+
+    def output_grid(self, tower: Tower) -> tuple[int, int]:
+        """(h, w) of the patches that :meth:`tokens` gives."""
+        return tower.grid
+
+    def on_picture(
+        self,
+        patches: Tensor,
+        grid: tuple[int, int],
+        image: Tensor,
+        sam: Guide | None,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """What follows where windows have met as tokens, before the final layer norm.
+
+        Args:
+            patches: (1, P, D) of the whole picture.
+            grid: (h, w) of them.
+            image: (3, H, W), CLIP-normalised.
+            sam: SAM's encoder, if any.
+            dtype: of matrix products.
+
+        Returns:
+            Patches (1, P', D), and their grid.
+        """
+        return patches, grid
+
+    def picture_size(self, size: tuple[int, int], least: tuple[int, int]) -> tuple[int, int]:
+        """The size (H, W) to which a picture is brought before windows of ``least`` are laid."""
+        return size
+
+    def similarities(self, features: Tensor, text: Tensor, cls: Tensor | None) -> Tensor:
+        """Similarities (K, h, w, Q) of windows' features (K, h, w, E) with the words.
+
+        Args:
+            features: of unit length, but for fused views.
+            text: (Q, E).
+            cls: (K, E) or (1, E) [CLS] features, for methods with ``reads_cls``.
+        """
+        return features @ text.T
+
     def attention_maps(self, tower: Tower) -> Tensor:
         """The maps that :meth:`mix` applies, (B, M, N, N) fp32; rows attend to columns."""
         values = tower.last.v
@@ -76,6 +139,9 @@ class Recipe:
 
     def check(self) -> None:
         """Refuses impossible combinations of values (InputError); kinds are checked before."""
+
+    def check_guide(self, guide: Guide, heads: int) -> None:
+        """Refuses a guide that does not go with a tower of ``heads`` heads (InputError)."""
 
     def check_width(self, width: int) -> None:
         """Refuses values that do not belong to a tower of ``width`` channels (InputError)."""
@@ -98,6 +164,7 @@ _KINDS = {
     "share or None": (lambda v: v is None or is_number(v, 0, 1), "None or a number from 0 to 1"),
     "number": (is_number, "a number"),
     "not negative": (lambda v: is_number(v, 0), "a number from 0"),
+    "number or None": (lambda v: v is None or is_number(v), "None or a number"),
     "positive": (lambda v: is_number(v, 0) and v > 0, "a number above 0"),
     "positive or None": (
         lambda v: v is None or (is_number(v, 0) and v > 0),
@@ -119,8 +186,9 @@ def key(default: Any, kind: str, *choices: str) -> Any:
         kind: one of ``'flag'``, ``'share'`` (0 to 1), ``'number'``, ``'not negative'``,
             ``'positive'``, ``'count'``, ``'count or 0'``, ``'integers'``, ``'block'`` and
             ``'blocks'`` (numbers that belong to a depth), ``'share or None'``,
-            ``'positive or None'``, or ``'terms'``: a tuple out of ``choices``.
-        choices: the terms to choose from.
+            ``'number or None'``, ``'positive or None'``, ``'choice'``: one of ``choices``, or
+            ``'terms'``: a tuple out of them.
+        choices: what to choose from.
     """
     return field(default=default, metadata={"kind": kind, "choices": choices})
 
@@ -166,6 +234,9 @@ def _check_kind(recipe: Recipe, name: str, metadata: Mapping) -> None:
         choices = metadata["choices"]
         right = isinstance(value, tuple) and len(value) > 0 and all(t in choices for t in value)
         expected = f"a non-empty tuple out of {', '.join(choices)}"
+    elif metadata["kind"] == "choice":
+        choices = metadata["choices"]
+        right, expected = value in choices, f"one of {', '.join(map(repr, choices))}"
     else:
         is_right, expected = _KINDS[metadata["kind"]]
         right = is_right(value)

@@ -55,7 +55,7 @@ def register(
     """
 
     def add(kind: type[Recipe]) -> type[Recipe]:
-        about = dict(source=source, exact=exact, left_out=left_out, depth=depth)
+        about = dict(name=name, source=source, exact=exact, left_out=left_out, depth=depth)
         RECIPES[name] = kind(**about, **values)
         return kind
 
@@ -71,7 +71,8 @@ class RecipeEntry:
         source: the publication.
         exact: what of it is computed as published.
         left_out: what is inferred or left out.
-        needs: what it needs beyond CLIP and an image, out of ``'text'``, ``'guide'``.
+        needs: what it needs beyond CLIP and an image, out of ``'text'``, ``'guide'``,
+            ``'regions'``.
         keys: what configs can vary, with the published values.
     """
 
@@ -90,7 +91,7 @@ def list_recipes(
 
     Args:
         pattern: of the name or of the source, such as ``'naclip*'`` or ``'*WACV*'``.
-        needs: only those that need it: ``'text'`` or ``'guide'``.
+        needs: only those that need it: ``'text'``, ``'guide'`` or ``'regions'``.
         without: only those that do not.
 
     Raises:
@@ -99,7 +100,8 @@ def list_recipes(
     for given in (needs, without):
         if given not in (None, *Recipe.NEEDS):
             raise InputError(
-                f"list_recipes: expected {' or '.join(map(repr, Recipe.NEEDS))}, but got {given!r}."
+                f"list_recipes: expected one of {', '.join(map(repr, Recipe.NEEDS))}, but got "
+                f"{given!r}."
             )
     return [
         entry

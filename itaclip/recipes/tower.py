@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..guide import GuideFeatures
 from .attention import Projections
 
+Move = Callable[[Tensor], Tensor]
 AfterBlock = Callable[[int, Tensor, tuple[int, int]], Tensor]
 
 
@@ -42,6 +44,8 @@ class Tower:
         tokens: (B, N, D) fp32, input of the last block.
         projections: q, k, v of the blocks that were asked for, and of the last.
         outputs: tokens (B, N, D) after the blocks that were asked for.
+        guide: what the second backbone sees of the same windows, for methods that need it.
+        regions: (B, H, W) int64 numbers of the pixels' regions, for methods that need them.
     """
 
     blocks: Sequence[nn.Module]
@@ -50,6 +54,77 @@ class Tower:
     tokens: Tensor
     projections: dict[int, Projections] = field(default_factory=dict)
     outputs: dict[int, Tensor] = field(default_factory=dict)
+    guide: GuideFeatures | None = None
+    regions: Tensor | None = None
+
+    def one_by_one(self) -> list["Tower"]:
+        """The windows of the batch, each a tower of its own (views, not copies)."""
+        return [self._with(lambda t, i=i: t[i : i + 1]) for i in range(len(self.tokens))]
+
+    @staticmethod
+    def of_all(towers: Sequence["Tower"]) -> "Tower":
+        """One tower whose batch are all windows."""
+        first = towers[0]
+        if len(towers) == 1:
+            return first
+
+        def projections(block: int) -> Projections:
+            parts = zip(*(t.projections[block] for t in towers), strict=True)
+            return Projections(*map(torch.cat, parts))
+
+        return Tower(
+            first.blocks,
+            first.grid,
+            first.patch_size,
+            torch.cat([t.tokens for t in towers]),
+            {i: projections(i) for i in first.projections},
+            {i: torch.cat([t.outputs[i] for t in towers]) for i in first.outputs},
+            None if first.guide is None else GuideFeatures.cat([t.guide for t in towers]),
+            None if first.regions is None else torch.cat([t.regions for t in towers]),
+        )
+
+    def _with(self, function: Callable[[Tensor], Tensor]) -> "Tower":
+        """The same with a function applied to every tensor."""
+        return Tower(
+            self.blocks,
+            self.grid,
+            self.patch_size,
+            function(self.tokens),
+            {i: Projections(*map(function, p)) for i, p in self.projections.items()},
+            {i: function(t) for i, t in self.outputs.items()},
+            None if self.guide is None else self.guide.map(function),
+            None if self.regions is None else function(self.regions),
+        )
+
+    def moved(self, move: "Move", guide_move: "Move | None" = None) -> "Tower":
+        """The same with all maps of patches moved, such as flipped, or windows put together.
+
+        Args:
+            move: maps of CLIP's patches (B, h, w, c) → (B', h', w', c).
+            guide_move: of the guide's patches; None: ``move``.
+
+        Returns:
+            A tower without regions. Where the number of windows changes, [CLS] is their mean.
+        """
+        grid = self.grid
+
+        def tokens(t: Tensor) -> Tensor:
+            patches = move(t[:, 1:].unflatten(1, grid))
+            nonlocal found
+            found = tuple(patches.shape[1:3])
+            cls = t[:, :1] if len(patches) == len(t) else t[:, :1].mean(0, keepdim=True)
+            return torch.cat([cls, patches.flatten(1, 2).to(t.dtype)], dim=1)
+
+        def heads(t: Tensor) -> Tensor:
+            joined = tokens(t.transpose(1, 2).flatten(2))
+            return joined.unflatten(2, (t.shape[1], -1)).transpose(1, 2)
+
+        found = grid
+        own = tokens(self.tokens)
+        projections = {i: Projections(*map(heads, p)) for i, p in self.projections.items()}
+        outputs = {i: tokens(t) for i, t in self.outputs.items()}
+        guide = None if self.guide is None else self.guide.moved(guide_move or move)
+        return Tower(self.blocks, found, self.patch_size, own, projections, outputs, guide)
 
     @property
     def depth(self) -> int:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import torch
-from torch import Tensor
 
 # On a CPU, larger batches fall out of the caches and gain nothing.
 _CPU_PASSES = 10
@@ -18,28 +17,30 @@ _MANY_ELEMENTS = 1 << 29
 
 
 def run_in_batches(
-    function: Callable[[Sequence[Tensor]], Tensor],
-    items: Sequence[Tensor],
+    function: Callable[[Sequence], Sequence],
+    items: Sequence,
     batch: int | None,
     bytes_each: int,
     passes_each: int,
-) -> Iterator[Tensor]:
+    device: torch.device | None = None,
+) -> Iterator:
     """Yields ``function``'s results one by one, computed in batches.
 
     When memory runs out, the batch is halved and the work goes on; each item's result does not
     depend on the batch it is computed in, but for rounding.
 
     Args:
-        function: maps a list of items to results stacked along the first axis.
-        items: inputs of one shape, on one device.
+        function: maps a list of items to as many results, or to a tensor that stacks them.
+        items: inputs of one shape, on one device, or what stands for them.
         batch: items at a time; None fits the device.
         bytes_each: memory that one item is estimated to take.
         passes_each: encoder passes per item.
+        device: where they are computed; None asks the first item.
 
     Raises:
         torch.OutOfMemoryError: a single item does not fit.
     """
-    size = batch or _fitting_batch(items[0].device, bytes_each, passes_each)
+    size = batch or _fitting_batch(device or items[0].device, bytes_each, passes_each)
     start = 0
     while start < len(items):
         try:

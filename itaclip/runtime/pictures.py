@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import InputError
 from .files import atomic_write
+from .lettering import lettering
 
 _MARGIN, _FONT_SIZE, _IGNORED = 8, 13, 255
 _MAX_LEGEND = 24
@@ -59,14 +60,15 @@ def _with_captions(
     size = max(_FONT_SIZE, max(height, width) // _FONT_SHARE)
     font = ImageFont.load_default(size)
     line, box, space = size + 6, size - 2, size + 3
-    steps = [space + int(font.getlength(name)) + size for name, _ in legend]
+    drawn = [lettering(name, size) for name, _ in legend]
+    steps = [space + int(own.getlength(name)) + size for own, name in drawn]
     total_width = max(len(panels) * (width + _MARGIN) + _MARGIN, _MARGIN + max(steps, default=0))
     rows, x = [[]], _MARGIN
-    for (name, colour), step in zip(legend, steps, strict=True):
+    for (own, name), (_, colour), step in zip(drawn, legend, steps, strict=True):
         if x + step > total_width and rows[-1]:
             rows.append([])
             x = _MARGIN
-        rows[-1].append((x, name, colour))
+        rows[-1].append((x, name, own, colour))
         x += step
     total_height = line + height + _MARGIN // 2 + line * len(rows) + _MARGIN // 2
     canvas = Image.new("RGB", (total_width, total_height), "white")
@@ -77,9 +79,9 @@ def _with_captions(
         canvas.paste(Image.fromarray(picture), (left, line))
     for number, row in enumerate(rows):
         y = line + height + _MARGIN // 2 + number * line
-        for x, name, colour in row:
+        for x, name, own, colour in row:
             draw.rectangle((x, y + 3, x + box, y + 3 + box), fill=colour, outline="black")
-            draw.text((x + space, y), name, fill="black", font=font)
+            draw.text((x + space, y), name, fill="black", font=own)
     return np.asarray(canvas)
 
 

@@ -44,6 +44,7 @@ _AFTER_FEATURES = {
     "image_engineering_weight",  # the names of its views count instead
     "logit_scale",
     "prob_thd",
+    "margin_thd",
     "area_thd",
     "label_closing",
     "pamr",
@@ -386,9 +387,9 @@ def _sharing_keys(
     kept["views"] = [view.name for view in model.settings.views]
     recipe = model.image_encoder.recipe
     words = {key: described[key] for key in _TEXTS} if recipe.needs_text else {}
-    # Methods that repair tokens between blocks have blocks of their own.
-    repairs = type(recipe).after_block is not Recipe.after_block
-    blocks = kept if repairs else {**kept, "attention": None}
+    # Methods that repair tokens between blocks, or read a guide, have passes of their own.
+    own = type(recipe).after_block is not Recipe.after_block or recipe.needs_guide
+    blocks = kept if own else {**kept, "attention": None}
     return _digest([blocks, dataset_key]), _digest([kept | words, dataset_key])
 
 
