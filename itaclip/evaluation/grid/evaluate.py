@@ -41,7 +41,7 @@ def evaluate_plan(
         share: False evaluates every cell on its own, with a model, weights and pictures of its
             own: as slow as it is simple, it shows what sharing saves, and that it changes nothing.
         after_group: called with the results so far, by the rows' keys.
-        trial: evaluate the first picture that is left of every group, to see how long it takes.
+        trial: evaluate one picture of every group in each process, to see how long it takes.
 
     Returns:
         Results by the rows' keys, and what was done: passes over a picture through the image
@@ -122,7 +122,7 @@ def _evaluate_group(
     rows = [row for inner in group for row in inner]
     lacks = {row.key: frozenset(left[row.key]) for row in rows}
     wanted = sorted(frozenset().union(*lacks.values()))
-    own = wanted[:1] if trial else wanted[get_rank() :: get_world_size()]
+    own = wanted[get_rank() :: get_world_size()][: 1 if trial else None]
     classes = len(pictures.dataset.metainfo["classes"])
     guard_dataset(pictures.dataset, LabelRules.of([rows[0].metric], classes))
     counts = dict.fromkeys(("blocks", "last_block", "segmented"), 0)

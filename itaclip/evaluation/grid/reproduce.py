@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dist import get_world_size
 
 from ...clip_model import OPENAI_MODELS, cache_folder
 from ...data.benchmarks import BENCHMARKS, by_label
@@ -236,10 +237,11 @@ def _hours(seconds: float) -> str:
 
 
 def run_trial(plan: Plan, store: Store) -> list[float]:
-    """Evaluates the first picture that is left of every group; its results are kept.
+    """Evaluates a picture that is left of every group in each process; the results are kept.
 
     Returns:
-        Seconds of each group of :func:`groups` that has anything left; 0 for the others.
+        Seconds for a picture of each group of :func:`groups` that has anything left, with all
+        processes at work; 0 for the others.
     """
     order = [{row.key for own in inner for row in own} for inner in plan.groups(plan.rows)]
     seconds, clock, seen = [0.0] * len(order), time.perf_counter(), set()
@@ -250,7 +252,7 @@ def run_trial(plan: Plan, store: Store) -> list[float]:
         new = set(results) - seen
         for number, keys in enumerate(order):
             if keys & new:
-                seconds[number] = now - clock
+                seconds[number] = (now - clock) / get_world_size()
         clock, seen = now, set(results)
 
     left = {key for key, row in plan.rows.items() if len(store.load(row)) >= plan.images(row)}
