@@ -20,6 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout without installation
 
 from itaclip.errors import InputError
+from itaclip.evaluation.elsewhere import ELSEWHERE
 from itaclip.evaluation.published import BENCHMARKS, PAPER_WEIGHTS, PUBLISHED, expected_images
 from itaclip.evaluation.record import FILE_NAME, read_records
 from itaclip.runtime.files import read_text, write_whole
@@ -224,7 +225,25 @@ def markdown_table(figures: Sequence[Figure]) -> str:
     lines[-1] += "bold ones were measured with this project."
     if notes:
         lines += ["", *notes]
+    lines += ["", "Methods that do not run here, quoted:", "", *elsewhere_table()]
     return "\n".join(lines) + "\n"
+
+
+def elsewhere_table() -> list[str]:
+    """Lines of the table of methods that need what this project does not have."""
+    columns = [name for name in BENCHMARKS if name != "Storybook"]
+    lines = [
+        "| Method | Needs beside CLIP | Of the benchmark's domain | Source | "
+        + " | ".join(columns)
+        + " |",
+        "|---|---|---|---|" + "---:|" * len(columns),
+    ]
+    for row in ELSEWHERE:
+        padded = [*row.miou, *[None] * (len(columns) - len(row.miou))]
+        values = " | ".join("–" if value is None else f"{value:g}" for value in padded)
+        about = f"{row.method} | {row.needs or 'nothing'} | {row.domain or '–'} | {row.source}"
+        lines.append(f"| {about} | {values} |")
+    return lines
 
 
 def csv_table(figures: Sequence[Figure]) -> str:

@@ -13,7 +13,8 @@ from PIL import Image
 
 from ...runtime.files import write_whole
 from ...runtime.pictures import overlay
-from ..published import PUBLISHED
+from ..elsewhere import ELSEWHERE
+from ..published import BENCHMARKS, PUBLISHED
 from ..record import Record, write_bundle, write_record
 from .plan import Cell, Plan
 from .store import Store
@@ -221,6 +222,14 @@ def _published_table(studies: Sequence[str], found: Sequence[Record]) -> str:
             rows.append(
                 f"<tr><td>{html.escape(title)}</td>{cells}<td>{html.escape(row.source)}</td></tr>"
             )
+    for other in ELSEWHERE:
+        figures = dict(zip(BENCHMARKS, other.miou, strict=False))
+        if any(figures.get(label) is not None for label in labels):
+            shown = (figures.get(label) for label in labels)
+            cells = "".join(f"<td class=n>{'–' if v is None else v}</td>" for v in shown)
+            needs = "; ".join(filter(None, (other.needs, other.domain))) or "nothing beside CLIP"
+            source = html.escape(f"{other.source}; does not run here; needs: {needs}")
+            rows.append(f"<tr><td>{html.escape(other.method)}</td>{cells}<td>{source}</td></tr>")
     return f"<table><tr><th>method</th>{head}<th>source</th></tr>{''.join(rows)}</table>"
 
 
