@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = starts(args.repeats)
         print("\n".join(lines(found)))
     if args.out is not None:
-        from itaclip.evaluation.records import hardware, versions
+        from itaclip.evaluation.inputs import hardware, versions
 
         record = {"seconds": found, "versions": versions(), "hardware": hardware()}
         args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

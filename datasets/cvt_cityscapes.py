@@ -1,8 +1,6 @@
-"""Make the masks of Cityscapes in an extracted tree.
+"""Makes the masks of Cityscapes in an extracted tree, as ``prepare.py cityscapes`` does.
 
-    python datasets/cvt_cityscapes.py data/cityscapes -o data/cityscapes
-
-The same as ``prepare.py cityscapes`` for a tree that is extracted already.
+python datasets/cvt_cityscapes.py data/cityscapes -o data/cityscapes
 """
 
 import sys
@@ -10,8 +8,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout without installation
 
-from itaclip.data.preparation.cityscapes import prepare
 from itaclip.data.preparation.command import convert_tree
 
+
+def main(arguments: list[str] | None = None) -> int:
+    return convert_tree("cityscapes", arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(convert_tree(__doc__.splitlines()[0], "cityscapes", prepare))
+    sys.exit(main())

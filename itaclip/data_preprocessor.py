@@ -43,6 +43,12 @@ class CLIPDataPreprocessor(nn.Module):
 
     def normalised(self, image: Tensor) -> Tensor:
         """A BGR image (3, H, W) as RGB (3, H, W) with mean 0 and deviation 1."""
+        if image.ndim != 3 or len(image) != 3:
+            raise InputError(
+                "expected an image of 3 channels (blue, green, red), but got the shape "
+                f"{tuple(image.shape)}; drop transparency with image[..., :3], give grey pictures "
+                "three equal channels."
+            )
         device = self.mean.device
         if device.type == "cuda" and image.device.type == "cpu":
             image = image.pin_memory()  # so that the copy does not wait
@@ -65,14 +71,14 @@ def without_padding(image: Tensor, meta: Mapping) -> Tensor:
     return image[:, top : height - bottom, left : width - right]
 
 
-def undo_flip(maps: Iterable[Tensor | None], meta: Mapping) -> tuple[Tensor | None, ...]:
-    """Brings maps (H, W, …) of an image that a test-time augmentation flipped back into its frame.
+def flip_axes(meta: Mapping) -> tuple[int, ...]:
+    """The axes of (H, W) along which a test-time augmentation flipped an image.
 
     Raises:
         InputError: a direction that is none of mmcv's three.
     """
     if not meta.get("flip"):
-        return tuple(maps)
+        return ()
     direction = meta.get("flip_direction") or "horizontal"
     axes = {"horizontal": (1,), "vertical": (0,), "diagonal": (0, 1)}.get(direction)
     if axes is None:
@@ -80,4 +86,10 @@ def undo_flip(maps: Iterable[Tensor | None], meta: Mapping) -> tuple[Tensor | No
             "flip_direction: expected 'horizontal', 'vertical' or 'diagonal', but got "
             f"{direction!r}."
         )
-    return tuple(None if m is None else m.flip(axes) for m in maps)
+    return axes
+
+
+def undo_flip(maps: Iterable[Tensor | None], meta: Mapping) -> tuple[Tensor | None, ...]:
+    """Brings maps (H, W, …) of a flipped image back into its frame; see :func:`flip_axes`."""
+    axes = flip_axes(meta)
+    return tuple(None if m is None else m.flip(axes) for m in maps) if axes else tuple(maps)

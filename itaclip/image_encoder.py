@@ -181,6 +181,20 @@ class ImageEncoder(nn.Module):
         return features[:, 1:].unflatten(1, self.recipe.output_grid(tower)), features[:, 0]
 
     @torch.no_grad()
+    def global_feature(self, image: Tensor) -> Tensor:
+        """CLIP's own feature of an image as a whole: its [CLS] token, unchanged and normalised.
+
+        Args:
+            image: (3, H, W), CLIP-normalised; it is brought to the size of the training.
+
+        Returns:
+            (E,) fp32.
+        """
+        side = (self.resolution, self.resolution)
+        whole = F.interpolate(image[None].float(), size=side, mode="bilinear", antialias=True)
+        return F.normalize(self.cls_features(whole)[0], dim=-1)
+
+    @torch.no_grad()
     def cls_features(self, images: Tensor) -> Tensor:
         """[CLS] features (B, E) of the unchanged model."""
         tower = self._clip_tower(images, Reads())

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import cv2
+import numpy as np
 import torch
 from mmengine.structures import PixelData
 from mmseg.models.segmentors import BaseSegmentor
@@ -9,7 +11,8 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from .data_preprocessor import CLIPDataPreprocessor, undo_flip, without_padding
+from .data_preprocessor import CLIPDataPreprocessor, flip_axes, undo_flip, without_padding
+from .regions import Picture
 from .segmentor import Segmentor
 
 MODELS.register_module(module=CLIPDataPreprocessor)
@@ -18,6 +21,11 @@ MODELS.register_module(module=CLIPDataPreprocessor)
 @MODELS.register_module()
 class ITACLIPSegmentor(Segmentor, BaseSegmentor):
     """:class:`itaclip.segmentor.Segmentor`, whose arguments are the keys of a config's model."""
+
+    @property
+    def out_channels(self) -> int:
+        """Number of classes, which mmseg's test-time augmentation asks for."""
+        return self.vocabulary.num_classes
 
     @torch.no_grad()
     def predict(
@@ -39,12 +47,31 @@ class ITACLIPSegmentor(Segmentor, BaseSegmentor):
         for image, sample in zip(inputs, samples, strict=True):
             image = without_padding(image, sample.metainfo)
             output_size = tuple(sample.metainfo.get("ori_shape", image.shape[-2:])[:2])
-            labels, scores = undo_flip(self.segment(image, output_size), sample.metainfo)
+            picture = self.picture_of(sample, image, output_size)
+            found = self.segment(image, output_size, picture=picture)
+            labels, scores = undo_flip(found, sample.metainfo)
             data = {"pred_sem_seg": PixelData(data=labels.unsqueeze(0))}
             if scores is not None:
                 data["seg_logits"] = PixelData(data=scores.permute(2, 0, 1))
             sample.set_data(data)
         return list(samples)
+
+    def picture_of(self, sample: SegDataSample, image: Tensor, size: tuple[int, int]) -> Picture:
+        """What a sample says about its picture: file and ground truth.
+
+        Pixels are the file's where it has the sample's size, else the image's.
+        """
+        path, flip = sample.metainfo.get("img_path"), flip_axes(sample.metainfo)
+        own = self.picture(image.flip([axis + 1 for axis in flip]), size)
+
+        def pixels() -> np.ndarray:
+            bgr = cv2.imread(str(path)) if path else None
+            return own.pixels() if bgr is None or bgr.shape[:2] != size else bgr[..., ::-1].copy()
+
+        truth = None
+        if "gt_sem_seg" in sample:
+            truth = sample.gt_sem_seg.data.squeeze(0).to(image.device)
+        return Picture(size, None if path is None else str(path), pixels, image.device, flip, truth)
 
     def encode_decode(self, inputs: Tensor, batch_data_samples: object = None) -> Tensor:
         """Query logits at the input's size, (B, Q, H, W), before refinement."""

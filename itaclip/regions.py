@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .checks import integer, number
 from .errors import BadSampleError, InputError
-from .sam import SamSource
+from .sam import SamSource, sam_refine
 
 RULES = ("vote", "mean", "sam_refine")
 _STRIP_ELEMENTS = 1 << 22
@@ -38,19 +38,27 @@ _LABEL_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 @dataclass(frozen=True)
 class Picture:
-    """What a source may look at.
+    """What is known of a picture beside what the network sees of it.
 
     Attributes:
         size: (H, W).
         path: the picture's file; None where it has none.
         pixels: gives (H, W, 3) uint8 RGB, for sources that look at them.
         device: where SAM runs.
+        flip: axes along which the network sees it flipped.
+        truth: labels (H, W) of the ground truth, where there is one.
     """
 
     size: tuple[int, int]
     path: str | None
     pixels: Callable[[], np.ndarray]
     device: torch.device | str = "cpu"
+    flip: tuple[int, ...] = ()
+    truth: Tensor | None = None
+
+    def seen_pixels(self) -> np.ndarray:
+        """:attr:`pixels` as the network sees them."""
+        return np.flip(self.pixels(), self.flip) if self.flip else self.pixels()
 
 
 # ---- rules --------------------------------------------------------------------------------------
@@ -81,36 +89,6 @@ def vote(labels: Tensor, regions: Tensor) -> Tensor:
     return voted
 
 
-class RegionMeans:
-    """The mean scores of each region, gathered strip by strip.
-
-    Args:
-        regions: (H, W) int64 from 0.
-        classes: C.
-    """
-
-    def __init__(self, regions: Tensor, classes: int) -> None:
-        ids, own = regions.unique(return_inverse=True)
-        self._own = own
-        self._sums = torch.zeros(len(ids), classes, dtype=torch.int64, device=regions.device)
-        self._counts = own.flatten().bincount(minlength=len(ids))
-        self._none = int(ids[0]) == 0  # the first of the sorted numbers
-
-    def add(self, top: int, scores: Tensor) -> None:
-        """Adds the scores (h, W, C) of the rows from ``top`` on."""
-        rows = self._own[top : top + len(scores)].flatten()
-        whole = (scores.double() * _UNIT).round().long().flatten(0, 1)
-        self._sums.index_add_(0, rows, whole)
-
-    def apply(self, top: int, scores: Tensor) -> Tensor:
-        """Overwrites the scores (h, W, C) of the rows from ``top`` on by those of their regions."""
-        own = self._own[top : top + len(scores)]
-        means = (self._sums.double() / _UNIT / self._counts[:, None]).to(scores.dtype)
-        inside = own > 0 if self._none else torch.ones_like(own, dtype=torch.bool)
-        scores[inside] = means[own[inside]]
-        return scores
-
-
 def pool(scores: Tensor, regions: Tensor) -> Tensor:
     """Gives every pixel of a region the mean of the region's scores.
 
@@ -118,12 +96,19 @@ def pool(scores: Tensor, regions: Tensor) -> Tensor:
         scores: (H, W, C) in [0, 1]; overwritten.
         regions: (H, W) int64 from 0; where it is 0, scores stay.
     """
+    ids, own = regions.unique(return_inverse=True)
+    sums = torch.zeros(len(ids), scores.shape[-1], dtype=torch.int64, device=scores.device)
     step = max(1, _STRIP_ELEMENTS // max(1, scores[0].numel()))
-    means = RegionMeans(regions, scores.shape[-1])
-    for top in range(0, len(scores), step):
-        means.add(top, scores[top : top + step])
-    for top in range(0, len(scores), step):
-        means.apply(top, scores[top : top + step])
+    for strip, rows in zip(scores.split(step), own.split(step), strict=True):
+        whole = (strip.double() * _UNIT).round().long()
+        sums.index_add_(0, rows.flatten(), whole.flatten(0, 1))
+    counts = own.flatten().bincount(minlength=len(ids))
+    means = (sums.double() / _UNIT / counts[:, None]).to(scores.dtype)
+    for strip, rows, numbers in zip(
+        scores.split(step), own.split(step), regions.split(step), strict=True
+    ):
+        inside = numbers > 0
+        strip[inside] = means[rows[inside]]
     return scores
 
 
@@ -298,6 +283,20 @@ class Regions:
     source: Source
     rule: str = "vote"
 
+    def relabel(self, labels: Tensor, scores: Tensor | None, picture: Picture) -> Tensor:
+        """Labels (H, W) under the rules that are about labels.
+
+        Args:
+            labels: (H, W) int64.
+            scores: (H, W, C), which ``sam_refine`` reads.
+            picture: the picture.
+        """
+        if self.rule == "vote":
+            return vote(labels, self.map(picture, tuple(labels.shape)))
+        if self.rule == "sam_refine":
+            return sam_refine(scores, labels, picture.seen_pixels(), self.source)
+        return labels
+
     def map(self, picture: Picture, output_size: tuple[int, int] | None = None) -> Tensor:
         """The region map of a picture at ``output_size`` (H, W), None for its own: int64.
 
@@ -306,6 +305,7 @@ class Regions:
             InputError: no picture's map can be had.
         """
         found = torch.from_numpy(np.ascontiguousarray(self.source(picture)))
+        found = found.flip(picture.flip) if picture.flip else found
         return resize_map(found, output_size or picture.size).to(picture.device)
 
 
@@ -321,14 +321,14 @@ def resize_map(regions: Tensor, size: tuple[int, int]) -> Tensor:
     return regions[rows][:, columns]
 
 
-def parse_regions(value: Mapping | None) -> Regions | None:
+def parse_regions(value: Mapping | Regions | None) -> Regions | None:
     """Validates the key ``regions``; None stays None.
 
     Raises:
         InputError: an unknown source, rule or key, or a value out of range.
     """
-    if value is None:
-        return None
+    if value is None or isinstance(value, Regions):
+        return value
     names = ", ".join(f"'{name}'" for name in SOURCES)
     if not isinstance(value, Mapping):
         raise InputError(

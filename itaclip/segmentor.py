@@ -9,9 +9,9 @@ The steps of one image, and where further ones go (each a module of its own, a k
           → similarities                        similarity_maps   propagation over patches
           → logits at the output's size         query_logits      ways in which windows meet
           → refinement                          scores            propagation over pixels
-          → scores: softmax, grouping
-          → scores: area rule                   final_scores      regions, class pruning
-          → labels: best score, closing         segment
+          → class pruning, softmax, grouping
+          → scores: regions' means, area rule   final_scores
+          → labels: best score, closing, votes  segment
 
 A step that needs all scores at once makes ``return_scores=False`` impossible or costly: labels are
 then made in strips of rows (:meth:`Segmentor.labels`), so it says so when settings are made.
@@ -23,7 +23,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import flag
@@ -42,8 +44,19 @@ from .postprocess import (
     small_classes,
 )
 from .propagation import spread_over_patches, spread_over_pixels
+from .pruning import (
+    MaxScore,
+    Oracle,
+    Presence,
+    by_class,
+    leave_out,
+    presence,
+    score_maxima,
+    with_background,
+)
 from .recipes import Recipe, resolve_recipe
 from .refinement import refine, refine_strips
+from .regions import Picture, pool
 from .runtime.batches import trim_memory
 from .runtime.palette import palette_of
 from .runtime.stages import stage
@@ -68,8 +81,8 @@ class Segmentor(nn.Module):
         attention: a recipe's name, or ``dict(recipe=name, …)`` to vary one.
         precision: ``'auto'``, ``'fp32'``, ``'bf16'`` or ``'fp16'`` of the encoder's blocks.
         aux_text_weight, image_engineering_weight, logit_scale, prob_thd, margin_thd, area_thd,
-            label_closing, pamr, propagation, test_cfg, window_batch, return_scores: see
-            :class:`itaclip.settings.Settings`.
+            label_closing, pamr, regions, class_pruning, propagation, test_cfg, window_batch,
+            return_scores: see :class:`itaclip.settings.Settings`.
         guide: a second backbone: a name of :data:`itaclip.guide.GUIDES`, ``'hf:OWNER/NAME'``, a
             folder in Hugging Face layout, or ``dict(model=…, …)``, see
             :func:`itaclip.guide.parse_guide`; None = off.
@@ -97,6 +110,8 @@ class Segmentor(nn.Module):
         area_thd: float | None = None,
         label_closing: int = 0,
         pamr: Mapping | None = None,
+        regions: Mapping | None = None,
+        class_pruning: Mapping | None = None,
         propagation: str | Mapping | None = None,
         guide: str | Path | Mapping | Guide | None = None,
         precision: str = "fp32",
@@ -336,36 +351,89 @@ class Segmentor(nn.Module):
         return WindowAssembler(windows, patches, output_size, self.text_features.device)
 
     @torch.no_grad()
-    def scores(self, logits: Tensor, guide: Tensor) -> Tensor:
-        """From logits to class scores: refinement, softmax, grouping and area rule.
+    def scores(self, logits: Tensor, guide: Tensor, picture: Picture | None = None) -> Tensor:
+        """From logits to class scores: refinement, pruning, softmax, grouping, regions, area rule.
 
         Propagation over pixels goes beside the refinement.
 
         Args:
             logits: (H, W, Q); overwritten.
             guide: (3, H', W'), the normalised image that refinement follows.
+            picture: what pruning and regions may ask about it; None knows the image alone.
 
         Returns:
             (H, W, C) in [0, 1].
         """
-        logits = refine(logits, guide, self.settings.pamr)
+        settings, owners = self.settings, self.vocabulary.query_classes
+        kept = self._present(guide, logits, picture)
+        logits = refine(logits, guide, settings.pamr)
         with stage("post-processing"):
-            scores = class_scores(logits, self.vocabulary.query_classes, self.settings.logit_scale)
-            return self.final_scores(scores)
+            if isinstance(settings.class_pruning, MaxScore):
+                best = by_class(score_maxima(logits, settings.logit_scale), owners)
+                kept = settings.class_pruning.kept(best)
+            if kept is not None:
+                kept = with_background(kept, self.vocabulary.background)
+                logits = leave_out(logits, kept, owners)
+            scores = class_scores(logits, owners, settings.logit_scale)
+            return self.final_scores(scores, picture or self.picture(guide, scores.shape[:2]))
 
-    def final_scores(self, scores: Tensor) -> Tensor:
-        """Class scores (H, W, C), overwritten, after all rules about whole classes or regions.
+    def _present(
+        self, image: Tensor, logits: Tensor | None, picture: Picture | None
+    ) -> Tensor | None:
+        """Which classes take part, (C,) bool, as far as it is known before refinement."""
+        rule, owners = self.settings.class_pruning, self.vocabulary.query_classes
+        if isinstance(rule, Oracle):
+            if picture is None or picture.truth is None:
+                raise InputError(
+                    "class_pruning: 'oracle' reads the ground truth, which this picture lacks; "
+                    "take another rule, or an evaluation with masks."
+                )
+            return rule.kept(picture.truth, self.vocabulary.num_classes)
+        if isinstance(rule, Presence):
+            with stage("encoder"):
+                own = self.image_encoder.global_feature(image) @ self.text_features.T  # Q
+            own, best = by_class(own, owners), by_class(logits.flatten(0, 1).amax(0), owners)
+            found = presence(own, best, self.settings.logit_scale)
+            return rule.kept(found, self.vocabulary.background)
+        return None
 
-        Regions and class pruning go here, before the area rule.
-        """
+    def final_scores(self, scores: Tensor, picture: Picture) -> Tensor:
+        """Class scores (H, W, C), overwritten, after all rules about whole classes or regions."""
+        regions = self.settings.regions
+        if regions is not None and regions.rule == "mean":
+            scores = pool(scores, regions.map(picture, tuple(scores.shape[:2])))
         if self.settings.area_thd is not None:
             small = small_classes(class_areas(scores), self.settings.area_thd)
             scores.index_fill_(-1, small, 0)
         return scores
 
+    def final_labels(self, labels: Tensor, scores: Tensor | None, picture: Picture) -> Tensor:
+        """Labels (H, W) after closing and the regions' rules about labels, which come last."""
+        settings = self.settings
+        if settings.label_closing:
+            labels = close_labels(labels, settings.label_closing)
+        if settings.regions is not None:
+            labels = settings.regions.relabel(labels, scores, picture)
+        return labels
+
+    def picture(self, image: Tensor, size: Sequence[int]) -> Picture:
+        """What an image (3, H', W') itself says about the picture of ``size`` (H, W)."""
+        preprocessor = self.data_preprocessor
+
+        def pixels() -> np.ndarray:
+            shown = (image * preprocessor.std + preprocessor.mean)[None]
+            shown = F.interpolate(shown, size=tuple(size), mode="bilinear")[0].round()
+            return shown.clamp(0, 255).permute(1, 2, 0).byte().cpu().numpy()
+
+        return Picture(tuple(size), None, pixels, image.device)
+
     @torch.no_grad()
     def labels(
-        self, image: Tensor | DenseFeatures, output_size: tuple[int, int], guide: Tensor
+        self,
+        image: Tensor | DenseFeatures,
+        output_size: tuple[int, int],
+        guide: Tensor,
+        picture: Picture | None = None,
     ) -> Tensor:
         """Labels (H, W) of one image without ever holding all its scores.
 
@@ -375,8 +443,12 @@ class Segmentor(nn.Module):
             image: (3, H', W') CLIP-normalised, or what :meth:`extract_feat` made of it.
             output_size: (H, W).
             guide: (3, H', W'), the normalised image that refinement follows.
+            picture: as for :meth:`scores`.
         """
-        settings = self.settings
+        settings, owners = self.settings, self.vocabulary.query_classes
+        kept = self._present(guide, None, picture)
+        if kept is not None:
+            kept = with_background(kept, self.vocabulary.background)
         windows, maps = self.similarity_maps(image)
         assembler = self._assembler(windows, maps, output_size)
         shape = (*output_size, maps[0].shape[-1])
@@ -384,9 +456,9 @@ class Segmentor(nn.Module):
         def strips() -> Iterator[Tensor]:
             for logits in refine_strips(assembler.strips(maps), shape, guide, settings.pamr):
                 with stage("post-processing"):
-                    scores = class_scores(
-                        logits, self.vocabulary.query_classes, settings.logit_scale
-                    )
+                    if kept is not None:
+                        logits = leave_out(logits, kept, owners)
+                    scores = class_scores(logits, owners, settings.logit_scale)
                 yield scores
 
         return labels_of_strips(strips, settings.prob_thd, settings.area_thd, settings.margin_thd)
@@ -397,6 +469,7 @@ class Segmentor(nn.Module):
         image: Tensor,
         output_size: tuple[int, int],
         features: DenseFeatures | None = None,
+        picture: Picture | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Labels and scores of one image.
 
@@ -404,21 +477,26 @@ class Segmentor(nn.Module):
             image: (3, H', W') CLIP-normalised.
             output_size: (H, W).
             features: what :meth:`extract_feat` made of the image; None makes them.
+            picture: what pruning and regions may ask about it; None knows the image alone.
 
         Returns:
-            Labels (H, W), closed, and scores (H, W, C), None without ``return_scores``.
+            Labels (H, W), after closing and regions, and scores (H, W, C), None without
+            ``return_scores``.
         """
-        source, scores = image if features is None else features, None
-        if self.settings.return_scores:
-            scores = self.scores(self.query_logits(source, output_size), image)
+        settings, scores = self.settings, None
+        picture = picture or self.picture(image, output_size)
+        if features is None and self.image_encoder.recipe.needs_regions:
+            features = self.extract_feat(image, settings.regions and settings.regions.map(picture))
+        source = image if features is None else features
+        if settings.return_scores or settings.needs_all_scores:
+            scores = self.scores(self.query_logits(source, output_size), image, picture)
             with stage("post-processing"):
-                labels = label_map(scores, self.settings.prob_thd, self.settings.margin_thd)
+                labels = label_map(scores, settings.prob_thd, settings.margin_thd)
         else:
-            labels = self.labels(source, output_size, image)
-        if self.settings.label_closing:
-            with stage("post-processing"):
-                labels = close_labels(labels, self.settings.label_closing)
-        return labels, scores
+            labels = self.labels(source, output_size, image, picture)
+        with stage("post-processing"):
+            labels = self.final_labels(labels, scores, picture)
+        return labels, scores if settings.return_scores else None
 
 
 def _preprocessor(given: Mapping | nn.Module | None) -> nn.Module:

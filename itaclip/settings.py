@@ -8,7 +8,9 @@ from typing import Any
 from .checks import flag, integer, number
 from .errors import InputError
 from .propagation import Propagation, parse_propagation
+from .pruning import Oracle, Pruning, parse_pruning
 from .refinement import PAMR, parse_pamr
+from .regions import Regions, parse_regions
 from .sliding_window import Windows, parse_test_cfg
 from .views import View, make_views
 
@@ -32,9 +34,13 @@ class Settings:
         pamr: ``dict(num_iter=10, dilations=(8, 16))``; None = off.
         propagation: ``'lposs'``, ``'lposs_plus'``, ``'pearl'`` or ``dict(method=…, …)``; see
             :mod:`itaclip.propagation`; None = off.
+        regions: one label for a region, ``dict(source='slic', rule='vote')``; None = off.
+        class_pruning: which classes take part, ``dict(rule='max_score')``; None = off, all.
         window_batch: windows in one batch; None fits the device.
         return_scores: False leaves ``seg_logits`` out and makes labels in strips, which bounds the
-            memory of large images and vocabularies.
+            memory of large images and vocabularies. The rules ``mean`` and ``sam_refine`` of
+            ``regions`` and ``max_score`` and ``presence`` of ``class_pruning`` need all scores at
+            once all the same.
 
     Raises:
         InputError: any value that cannot be used, naming the key.
@@ -50,6 +56,8 @@ class Settings:
     label_closing: int = 0
     pamr: PAMR | Mapping | None = None
     propagation: Propagation | str | Mapping | None = None
+    regions: Regions | Mapping | None = None
+    class_pruning: Pruning | Mapping | None = None
     window_batch: int | None = None
     return_scores: bool = True
 
@@ -73,6 +81,8 @@ class Settings:
             label_closing=closing,
             pamr=parse_pamr(self.pamr),
             propagation=parse_propagation(self.propagation),
+            regions=parse_regions(self.regions),
+            class_pruning=parse_pruning(self.class_pruning),
             window_batch=integer(self.window_batch, "window_batch", 1, optional=True),
             return_scores=flag(self.return_scores, "return_scores"),
         )
@@ -88,6 +98,12 @@ class Settings:
     def views(self) -> tuple[View, ...]:
         """The views of every window for λ, the original alone where it is off."""
         return make_views(self.image_engineering_weight)
+
+    @property
+    def needs_all_scores(self) -> bool:
+        """Whether a rule looks at all scores of an image at once."""
+        pooled = self.regions is not None and self.regions.rule != "vote"
+        return pooled or not isinstance(self.class_pruning, Oracle | None)
 
     def changed(self, changes: Mapping[str, Any]) -> "Settings":
         """Settings with other values for some keys.

@@ -3,7 +3,10 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import mmengine.config.config
+import mmengine.dataset.base_dataset
 import numpy as np
 import pytest
 import torch
@@ -20,6 +23,15 @@ PROJECT = Path(__file__).resolve().parents[1]
 def own_cache(tmp_path_factory):
     """No test reads or fills the user's text cache."""
     os.environ["ITACLIP_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_runners():
+    """What takes half of a small run's time and changes nothing: pretty configs, tidy memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmengine.config.config, "FormatCode", lambda code, **kwargs: (code, True))
+        patch.setattr(mmengine.dataset.base_dataset, "gc", SimpleNamespace(collect=lambda: 0))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -602,7 +602,7 @@ def test_an_interrupted_local_run_ends_like_a_whole_one(names, tmp_path, tiny_mo
 
     monkeypatch.setattr(Journal, "add", interrupted)
     for _ in range(2):
-        assert main(local(names, parts, tiny_model, *more)) == 1
+        assert main(local(names, parts, tiny_model, *more)) == 130
     monkeypatch.setattr(Journal, "add", add)
     assert main(local(names, parts, tiny_model, *more)) == 0
     assert parts.read_text() == whole.read_text()

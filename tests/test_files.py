@@ -179,6 +179,7 @@ ENDS = [
     (InputError("class `X` in itaclip/x.py: a.txt: is bad."), 2, "error: a.txt: is bad."),
     (InputError(f"{LOADER}itaclip.errors.InputError: a: is bad."), 2, "error: a: is bad."),
     (FileNotFoundError(2, "No such file", "a.txt"), 2, "error: [Errno 2] No such file: 'a.txt'"),
+    (ModuleNotFoundError("No", name="mmseg.apis"), 2, "error: mmseg is not installed, and this"),
     (MemoryError(), 2, "error: there is not enough memory (MemoryError)"),
     (Stopped(15), 143, "stopped by SIGTERM"),
     (KeyboardInterrupt(), 130, "interrupted"),

@@ -332,7 +332,7 @@ MODEL_KEYS = [
 
 
 @settings(
-    max_examples=40,
+    max_examples=20,
     deadline=None,
     derandomize=True,
     database=None,

@@ -2,18 +2,25 @@
 
 import copy
 import re
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib
+import mmseg
 import numpy as np
 import pytest
 import torch
 from conftest import PROJECT, bgr_image
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmseg.apis import MMSegInferencer, inference_model, init_model, show_result_pyplot
+from mmseg.visualization import SegLocalVisualizer
 from PIL import Image
+from test_spread import STORYBOOK, drawn_scenes
 
+from itaclip import InputError
 from itaclip.storybook import CLASSES, PALETTE
 
 CONFIG = str(PROJECT / "configs/cfg_storybook.py")
@@ -87,18 +94,46 @@ def test_the_guide(tmp_path, monkeypatch):
     assert Image.open("inferred/vis/scene.png").size == Image.open("docs/scene.png").size
 
 
-def test_the_visualisation_hook(options, tmp_path):
-    guide = (PROJECT / "docs/mmseg.md").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^python (eval.py .*)$", guide, re.MULTILINE)
+@pytest.fixture
+def tool(options, tmp_path, monkeypatch):
+    """Runs one of mmseg's own tools as its users do, on two pictures, and gives the config."""
+    folder = drawn_scenes(tmp_path / "data", 2)
+    text = STORYBOOK.format(project=PROJECT, folder=folder, classes=CLASSES, palette=PALETTE)
+    (tmp_path / "cfg.py").write_text(text)
     changes = [f"{key}={value}" for key, value in options.items()]
-    changes += ["test_dataloader.dataset.indices=2", "test_dataloader.num_workers=0"]
-    changes += [f"test_dataloader.dataset.data_root={tmp_path / 'storybook'}"]
-    # A process of its own: mmengine keeps one visualiser a process, with the first one's folder.
-    command = [sys.executable, *command.split(), *changes, "--work-dir", str(tmp_path / "run")]
-    subprocess.run(command, cwd=PROJECT, check=True, capture_output=True)
-    drawn = list((tmp_path / "run").glob("*/vis_data/vis_image/*.png"))
+    changes += ["model.attention=clip", "test_dataloader.persistent_workers=False"]
+    monkeypatch.chdir(tmp_path)
+    SegLocalVisualizer._instance_dict.clear()
+    DefaultScope._instance_dict.clear()
+
+    def run(name, *arguments):
+        path = str(Path(mmseg.__file__).parent / ".mim/tools" / name)
+        given = [path, *map(str, arguments), "--cfg-options", *changes]
+        monkeypatch.setattr(sys, "argv", given)
+        runpy.run_path(path, run_name="__main__")
+
+    return run
+
+
+def test_the_test_tool_draws_and_augments(tool, tmp_path):
+    """A config with an OverlayHook that names no folder; --show-dir; --tta; no checkpoint."""
+    tool("test.py", "cfg.py", "none", "--work-dir", "run", "--show-dir", "shown", "--tta")
+    drawn = list((tmp_path / "shown").rglob("*.png"))
     assert len(drawn) == 2
     assert all(Image.open(path).size[0] > 100 for path in drawn)
+    assert (tmp_path / "run/overlays/sheet.png").is_file()
+
+
+def test_the_config_is_printed(tool, capsys):
+    tool("misc/print_config.py", "cfg.py")
+    assert "ITACLIPSegmentor" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_pictures_without_three_channels_are_refused(model, monkeypatch, channels):
+    monkeypatch.setattr(model, "cfg", copy.deepcopy(model.cfg))  # mmseg changes it for arrays
+    with pytest.raises(InputError, match="expected an image of 3 channels"):
+        inference_model(model, np.zeros((40, 50, channels), dtype=np.uint8))
 
 
 def test_the_console_says_one_sentence(tmp_path):

@@ -305,7 +305,7 @@ def test_names_that_clash(tmp_path):
     metric.process(None, [sample(tmp_path / f"in/{x}/1.jpg", [[0]]) for x in "xy"])
     assert (tmp_path / "out/x/1.png").is_file()
     assert (tmp_path / "out/y/1.png").is_file()
-    with pytest.raises(InputError, match="does not lie below root"):
+    with pytest.raises(InputError, match="does not lie below the folder"):
         metric.process(None, [sample(tmp_path / "elsewhere/1.jpg", [[0]])])
 
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 import itaclip
 from itaclip import InputError
-from itaclip.evaluation.command import evaluate, run_tool
+from itaclip.evaluation.command import evaluate
 from itaclip.predict.segmenter import Segmenter
+from itaclip.runtime.tool import run_tool
 
 WORDS = "sky; sea, ocean; tree; wooden floor"
 SCENE = PROJECT / "docs/scene.png"

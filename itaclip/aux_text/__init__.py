@@ -1,6 +1,6 @@
 """Writes auxiliary-text files for any class list with a language model.
 
-Command line: ``python -m itaclip.aux_text --help``. The files it makes are read by
+Command line: ``itaclip texts --help``. The files it makes are read by
 ``itaclip.vocabulary``.
 
 * ``prompts``: everything that is said to the model.

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..runtime.download import DownloadError
+from ..runtime.files import one_line
 from ..runtime.hub import hub_folder
 
 Messages = list[dict[str, str]]
@@ -61,7 +62,7 @@ def transformers_backend(
         )
     except Exception as error:  # whatever a damaged or foreign folder makes the library raise
         raise InputError(
-            f"--model: {model} cannot be loaded from {folder} ({_first_line(error)}). Expected a "
+            f"--model: {model} cannot be loaded from {folder} ({one_line(error)}). Expected a "
             "causal language model with tokenizer and safetensors weights; if a download was "
             "interrupted, --allow-download continues it."
         ) from None
@@ -92,7 +93,7 @@ def transformers_backend(
                     pad_token_id=padding,
                 )
         except RuntimeError as error:  # out of memory, above all
-            raise BackendError(f"{model} failed: {_first_line(error)}") from None
+            raise BackendError(f"{model} failed: {one_line(error)}") from None
         new_tokens = output[0, inputs["input_ids"].shape[1] :]
         return tokenizer.decode(new_tokens, skip_special_tokens=True)
 
@@ -116,10 +117,6 @@ def _model_folder(model: str, allow_download: bool) -> Path:
         )
     except DownloadError as error:
         raise BackendError(str(error)) from None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 # ---- an OpenAI-compatible endpoint -------------------------------------------------------------

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from ..errors import InputError
+from ..runtime.files import write_whole
 from ..vocabulary import SEPARATOR
 
 
@@ -105,12 +106,7 @@ class Journal:
     def finish(self, out: Path, names: list[str]) -> None:
         """Write the output file in the given order, in one step, and delete the journal."""
         lines = [f"{name} {SEPARATOR} {self.answers[name]}\n" for name in names]
-        temporary = out.with_name(out.name + ".tmp")
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, out)
+        write_whole(out, "".join(lines))
         self._file.close()
         self.path.unlink()
 

@@ -1,6 +1,7 @@
 """Options that commands share: the model, the words, sizes."""
 
 import argparse
+import ast
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,19 @@ def add_model_options(parser: argparse.ArgumentParser, recipe: bool = True) -> N
         help="larger pictures are labelled at this long side, then enlarged; default: 1024 (with "
         "--config: none)",
     )
+    group.add_argument(
+        "--regions",
+        type=parse_dict,
+        metavar="SOURCE[,KEY=VALUE…]",
+        help="one label for a region: slic, files,folder=maps or sam,model=FOLDER; rule=vote (by "
+        "default), mean or sam_refine; see docs/regions.md",
+    )
+    group.add_argument(
+        "--class-pruning",
+        type=parse_dict,
+        metavar="RULE[,KEY=VALUE…]",
+        help="classes that are not in a picture take no part: max_score or presence",
+    )
     group.add_argument("--device", help="such as cpu or cuda:1; default: the first GPU, else cpu")
     group.add_argument(
         "--precision", choices=["auto", "fp32", "bf16", "fp16"], help="default: auto"
@@ -62,6 +76,10 @@ def load_model(args: argparse.Namespace) -> Segmenter:
     """The model that :func:`add_model_options` describes."""
     keys = ("stride", "short_side", "max_result_side", "precision")
     given = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
+    for key, first in (("regions", "source"), ("class_pruning", "rule")):
+        if getattr(args, key, None) is not None:
+            name, values = getattr(args, key)
+            given[key] = {first: name, **values}
     return load(
         args.model,
         config=args.config,
@@ -151,6 +169,23 @@ def parse_pixel(text: str) -> tuple[int, int]:
     if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"expected ROW,COL, such as 120,200, but got {text!r}")
     return int(parts[0]), int(parts[1])
+
+
+def parse_dict(text: str) -> tuple[str, dict]:
+    """``NAME,KEY=VALUE,…`` for argparse: numbers, True, False and None as such, else texts."""
+    name, *pairs = text.split(",")
+    values = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key.strip():
+            raise argparse.ArgumentTypeError(
+                f"expected NAME,KEY=VALUE,…, such as slic,segments=200, but got {text!r}"
+            )
+        try:
+            values[key.strip()] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            values[key.strip()] = value
+    return name.strip(), values
 
 
 def parse_recipes(text: str) -> list[str]:

@@ -3,9 +3,12 @@
 Everything else needs no class: mmseg's own, or ``BaseSegDataset`` with ``metainfo`` in a config.
 """
 
+from pathlib import Path
+
 from mmseg.datasets import BaseSegDataset, COCOStuffDataset, PascalVOCDataset
 from mmseg.registry import DATASETS
 
+from ..runtime.text_cache import default_folder
 from ..storybook import CLASSES, PALETTE, ensure_split
 
 
@@ -48,13 +51,17 @@ class StorybookDataset(BaseSegDataset):
     """Drawn scenes that ship with the project as code; a split is drawn where it is first used.
 
     Args:
-        data_root: folder for the pictures.
+        data_root: folder for the pictures. A relative one is never made in the root of the file
+            system: there, the user's cache takes its place.
         split: ``'test'``; ``'train'`` or ``'val'`` for choosing settings.
     """
 
     METAINFO = dict(classes=CLASSES, palette=PALETTE)
 
     def __init__(self, data_root: str, split: str = "test", **kwargs) -> None:
+        at_root = not Path(data_root).is_absolute() and Path.cwd().parent == Path.cwd()
+        if at_root and not Path(data_root).exists():
+            data_root = str(default_folder() / "storybook")
         ensure_split(data_root, split)
         super().__init__(
             data_root=data_root,

@@ -255,8 +255,8 @@ def _local_content(path: str | Path, what: str, suffix_key: str) -> bytes:
         with open_regular(path) as file:
             return file.read()
     except InputError as error:
-        reason = str(error).removeprefix(f"{path}: ").removesuffix(".").removeprefix("cannot be ")
-        raise BadSampleError(f"{path}: the {what} cannot be read ({reason}).", str(path)) from None
+        reason = str(error).removeprefix(f"{path}: ")
+        raise BadSampleError(f"{path}: the {what} {reason}", str(path)) from None
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..runtime.files import printable
+
 EXAMPLES = 20  # problems of one kind that are printed
 
 
@@ -24,7 +26,7 @@ class Problem:
     kind: str = ""
 
     def __str__(self) -> str:
-        return f"{self.severity}: {self.file}: {self.message}"
+        return printable(f"{self.severity}: {self.file}: {self.message}")
 
 
 def has_errors(problems: Iterable[Problem]) -> bool:

@@ -7,7 +7,9 @@ numbers: nccl would gain nothing, and would forbid several processes on one GPU.
 """
 
 import os
+import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,10 +23,12 @@ from torch.distributed.rendezvous import rendezvous
 
 from ..checks import is_number
 from ..errors import InputError
+from ..runtime.files import one_line
 from ..runtime.tool import ProcessLostError
 from .signals import stop_behind
 
 TIMEOUT = 1800  # seconds; env_cfg.dist_cfg.timeout changes it
+_LINGER = 2.0  # seconds that rank 0 stays for the others after a failure
 # Launcher → its names of rank, number of processes, and rank on the machine.
 _VARIABLES = {
     "pytorch": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
@@ -99,8 +103,8 @@ def _together() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise ProcessLostError(
-            f"another process of the run ended, or did not come within the timeout "
-            f"({str(error).splitlines()[0]})"
+            "another process of the run ended, or did not come within the timeout "
+            f"({_reason(error)})"
         ) from error
 
 
@@ -127,19 +131,25 @@ def process_group(launcher: str, dist_cfg: Mapping[str, Any] | None = None) -> I
         yield
     except BaseException as raised:
         error = stop_behind(raised)
-        error.silent = store is not None and not _speaks(store)
-        raise error from error.__cause__
-    finally:
         if store is not None:
-            dist.destroy_process_group()
+            error.silent = not _speaks(store)
+        raise error from error.__cause__
+    if store is not None:
+        dist.destroy_process_group()
 
 
 def _speaks(store: dist.Store) -> bool:
-    """Whether no other process has told yet why the run ends."""
+    """Leaves the group, so that the others notice; whether none of them has told yet why."""
     try:
-        return store.add("told", 1) == 1
+        first = store.add("told", 1) == 1
     except RuntimeError:  # whoever held the store is gone
         return True
+    rank, size = get_rank(), get_world_size()
+    dist.destroy_process_group()
+    end = time.monotonic() + _LINGER
+    while rank == 0 and time.monotonic() < end and store.add("told", 0) < size:
+        time.sleep(0.05)  # it may hold the store, in which the others will look
+    return first
 
 
 def _start(launcher: str, dist_cfg: Mapping[str, Any]) -> dist.Store:
@@ -157,15 +167,22 @@ def _start(launcher: str, dist_cfg: Mapping[str, Any]) -> dist.Store:
     try:
         store, _, _ = next(iter(rendezvous("env://", timeout=limit)))
         store.set_timeout(limit)
+        # What killed processes left there is not of this attempt.
+        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise InputError(
             f"--launcher {launcher}: the {size} processes did not come together at {address} "
-            f"within {timeout:g} s ({str(error).splitlines()[0]}); see that all are started and "
+            f"within {timeout:g} s ({_reason(error)}); see that all are started and "
             "that the address can be reached."
         ) from error
     return dist.PrefixStore("itaclip", store)
+
+
+def _reason(error: Exception) -> str:
+    """torch's own words, without places in its source."""
+    return one_line(RuntimeError(re.sub(r"\[\S*/\S+:\d+\] ?", "", str(error).splitlines()[0])))
 
 
 def _variable(launcher: str, name: str) -> int:

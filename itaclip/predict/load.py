@@ -61,6 +61,8 @@ def load(
     stride: int | tuple[int, int] = DEFAULT,
     image_engineering_weight: float | None = DEFAULT,
     pamr: Mapping | None = DEFAULT,
+    regions: Mapping | None = DEFAULT,
+    class_pruning: Mapping | None = DEFAULT,
     logit_scale: float = DEFAULT,
     label_closing: int = DEFAULT,
     prob_thd: float = DEFAULT,
@@ -100,6 +102,10 @@ def load(
             fast. Default: 0.75; storybook-tiny: None.
         pamr: refinement, None = off; default: ``dict(num_iter=10, dilations=(8, 16))``;
             storybook-tiny: dilations (4, 8).
+        regions: one label for a region, such as ``dict(source='slic', rule='vote')``; default:
+            None, off. See docs/regions.md.
+        class_pruning: classes that take no part in a picture, such as ``dict(rule='max_score')``;
+            default: None, off.
         logit_scale: factor before the softmax; default: 40.
         label_closing: closing of the label map in pixels, which depends on the classes' order;
             default: 0, off.

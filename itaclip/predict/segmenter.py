@@ -1,6 +1,7 @@
 """A loaded model that segments pictures into words, without being changed by it."""
 
 import logging
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,10 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import BadSampleError, InputError
 from ..features import DenseFeatures
 from ..recipes import RECIPES, Recipe
 from ..recipes.base import keys_of
+from ..regions import Picture
 from ..runtime.batches import trim_memory
 from ..runtime.palette import palette_of
 from ..segmentor import Segmentor
@@ -42,7 +44,7 @@ class EncodedImage:
     Attributes:
         image: (H, W, 3) uint8 RGB.
         inputs: (3, h, w), resized and CLIP-normalised.
-        features: those of the recipe that made it; None where they depend on the words.
+        features: those of the recipe that made it; None where they depend on words or regions.
         source: the file's path or ``'image'``.
     """
 
@@ -150,7 +152,8 @@ class Segmenter:
         else:
             pixels = read_image(image, source, bits)
             inputs = self.network_input(pixels, source)
-        kept = None if self.recipe.needs_text else self.segmentor.extract_feat(inputs)
+        later = self.recipe.needs_text or self.recipe.needs_regions
+        kept = None if later else self.segmentor.extract_feat(inputs)
         return EncodedImage(pixels, inputs, kept, source, made_by)
 
     def network_input(self, pixels: np.ndarray, source: str = "image") -> Tensor:
@@ -231,7 +234,8 @@ class Segmenter:
         encoded = self.encode(image, bits=bits)
         size = encoded.image.shape[:2]
         made = resized_shape(size, None, self.max_result_side)
-        labels, values = segmentor.segment(encoded.inputs, made, encoded.features)
+        picture = self._picture(encoded)
+        labels, values = segmentor.segment(encoded.inputs, made, encoded.features, picture)
         vocabulary = segmentor.vocabulary
         names = vocabulary.first_names
         return Segmentation(
@@ -242,6 +246,11 @@ class Segmenter:
             palette_of(names, vocabulary.background),
             encoded.source,
         )
+
+    def _picture(self, encoded: EncodedImage) -> Picture:
+        """What regions may ask about a picture."""
+        path = encoded.source if os.path.isfile(encoded.source) else None
+        return Picture(encoded.image.shape[:2], path, lambda: encoded.image, self.device)
 
     def segmentor_for(
         self,
@@ -338,14 +347,18 @@ class Segmenter:
         for index, image in enumerate(images):
             named = isinstance(image, str | Path | EncodedImage)
             source = None if named else f"image {index}"
+            name = source or source_of(image)
             try:
                 encoded = self.encode(image, source, bits)
             except InputError as error:
-                if on_error is None:
-                    raise
-                on_error(source or source_of(image), error)
+                _pass_on(error, name, on_error)
                 continue
-            yield self.segment(encoded, classes, **options)
+            try:
+                result = self.segment(encoded, classes, **options)
+            except BadSampleError as error:  # its region map cannot be used
+                _pass_on(error, name, on_error)
+                continue
+            yield result
             trim_memory()
 
     def segment_folder(
@@ -362,6 +375,15 @@ class Segmenter:
             InputError: there are none.
         """
         return self.segment_batch(find_images(folder), classes, on_error=on_error, **options)
+
+
+def _pass_on(
+    error: InputError, source: str, on_error: Callable[[str, InputError], object] | None
+) -> None:
+    """Tells what is wrong with a picture, or raises it."""
+    if on_error is None:
+        raise error
+    on_error(source, error)
 
 
 def _thresholds(

@@ -67,6 +67,13 @@ def check_parts(config: Mapping[str, Any], path: Path) -> None:
     for key in ("model", "test_dataloader"):
         expect(config[key], Mapping, key, "a dict")
     expect(config["test_evaluator"], Mapping | list | tuple, "test_evaluator", "a dict or a list")
+    evaluators = config["test_evaluator"]
+    for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
+        if not isinstance(evaluator, Mapping) or "type" not in evaluator:
+            raise InputError(
+                f"{path}: test_evaluator: expected a dict with a 'type', or a list of them, but "
+                f"got {evaluator!r}."
+            )
     loader = config["test_dataloader"]
     dataset = loader.get("dataset")
     if dataset is None:

@@ -81,6 +81,16 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= _MAX_CHARACTERS else text[: _MAX_CHARACTERS - 1] + "…"
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: what is no visible character, but for line breaks, is shown escaped.
+
+    Names of files and archives' members come from anywhere, and a terminal obeys some of them.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
 def reason_of(error: Exception) -> str:
     """Why the system refused a file, in its own words, without number and path."""
     return getattr(error, "strerror", None) or one_line(error)
@@ -202,7 +212,7 @@ class NotWrittenError(InputError, OSError):
 
 
 @contextmanager
-def atomic_write(path: str | Path, private: bool = False) -> Iterator[Path]:
+def atomic_write(path: str | Path, private: bool = False, durable: bool = True) -> Iterator[Path]:
     """Yields the path of a new, empty file, which becomes ``path`` when all went well.
 
     At every moment ``path`` is the old file or the new one as a whole, also after a power cut, and
@@ -213,6 +223,8 @@ def atomic_write(path: str | Path, private: bool = False) -> Iterator[Path]:
     Args:
         path: of the result; its folder is made.
         private: readable by the user alone.
+        durable: whole also after a power cut, which costs milliseconds; False is for files that
+            are looked at before they are trusted.
 
     Raises:
         NotWrittenError: the disk is full, or the file or its folder cannot be written.
@@ -226,8 +238,9 @@ def atomic_write(path: str | Path, private: bool = False) -> Iterator[Path]:
             tidy(path.parent)
         aside, handle = _create(path, 0o600 if private else 0o666)
         yield aside
-        with open(aside, "rb+") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with open(aside, "rb+") as file:
+                os.fsync(file.fileno())
         if fcntl is None:  # Windows renames no open file
             os.close(handle)
             handle = None
@@ -249,9 +262,11 @@ def atomic_write(path: str | Path, private: bool = False) -> Iterator[Path]:
             pass  # the first error says more
 
 
-def write_whole(path: str | Path, content: str | bytes, private: bool = False) -> Path:
+def write_whole(
+    path: str | Path, content: str | bytes, private: bool = False, durable: bool = True
+) -> Path:
     """Writes text (UTF-8, ``\\n``) or bytes by :func:`atomic_write`; returns the path."""
-    with atomic_write(path, private) as aside:
+    with atomic_write(path, private, durable) as aside:
         aside.write_bytes(content.encode() if isinstance(content, str) else content)
     return Path(path)
 

@@ -20,13 +20,17 @@ import traceback
 from collections.abc import Callable
 
 from ..errors import InputError
-from .files import one_line
+from .files import one_line, printable
 
 TRACEBACK = "--traceback"
 _DEBUG = "ITACLIP_DEBUG"
 # Exceptions of other libraries that carry one of ours as their cause, by name: importing them costs
 # seconds.
 _WRAPPERS = ("RayTaskError", "UserCodeException")
+
+
+# Package → this project's extra that brings it.
+_EXTRAS = {"mmseg": "mmseg", "mmcv": "mmseg", "mmengine": "mmseg", "gradio": "app", "ray": "ray"}
 
 
 class Stopped(KeyboardInterrupt):
@@ -91,6 +95,12 @@ def explanation(error: BaseException) -> str | None:
     if type(error).__name__.partition("(")[0] in _WRAPPERS:
         cause = getattr(error, "cause", None) or error.__cause__
         return None if cause is None else explanation(cause)
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        extra = _EXTRAS.get(package)
+        return extra and (
+            f"{package} is not installed, and this needs it; run: pip install 'itaclip[{extra}]'"
+        )
     return _memory_message(error)
 
 
@@ -99,7 +109,7 @@ def _tell(error: BaseException, message: str) -> None:
         traceback.print_exception(error)
     if not getattr(error, "silent", False):
         notes = getattr(error, "__notes__", ())
-        print("\n".join([message, *notes]), file=sys.stderr, flush=True)
+        print(printable("\n".join([message, *notes])), file=sys.stderr, flush=True)
 
 
 def _own_words(error: InputError) -> str:

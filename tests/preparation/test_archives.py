@@ -15,6 +15,7 @@ from itaclip.data.preparation.settings import Settings
 from itaclip.data.preparation.sources import Part, find_folder, provide_folder
 from itaclip.errors import InputError
 from itaclip.runtime.download import Download
+from itaclip.runtime.tool import run_tool
 
 PART = Part("images/val", ("val2017",), r"\d+\.txt", Download("a.zip", how_to_get="ask"))
 FILES = {f"top/val2017/{n}.txt": bytes([n]) * 1000 for n in range(5)}
@@ -173,3 +174,48 @@ def test_a_link_to_a_place_that_is_gone_is_made_anew(tmp_path):
     raw = mini.write_files(tmp_path / "raw", FILES, None)
     folder = provide_folder(settings(tmp_path / "data", raw), tree, PART)
     assert len(os.listdir(folder)) == 5
+
+
+def test_an_archive_that_grows_beyond_measure_is_refused_before_it_is_unpacked(tmp_path):
+    for name in ("a.zip", "a.tar.gz"):
+        if name == "a.tar.gz":
+            mini.write_files(tmp_path, {"val2017/1.txt": bytes(60_000_000)}, name)
+        else:
+            with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as file:
+                file.writestr("val2017/1.txt", bytes(60_000_000))
+        assert (tmp_path / name).stat().st_size < 100_000
+        with pytest.raises(InputError, match=rf"{name}: its .* kB claim to hold 60.0 MB"):
+            provide_folder(settings(tmp_path / "data", tmp_path / name), tmp_path / "data", PART)
+        assert not list((tmp_path / "data").rglob("*.txt"))
+
+
+def test_room_is_looked_for_before_anything_is_unpacked(tmp_path, monkeypatch):
+    from itaclip.runtime import download
+
+    mini.write_files(tmp_path, FILES, "a.zip")
+    usage = download.shutil.disk_usage(tmp_path)._replace(free=4999)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match=r"5.0 kB are needed, but only 5.0 kB are free"):
+        provide_folder(settings(tmp_path / "data", tmp_path / "a.zip"), tmp_path / "data", PART)
+    assert not list((tmp_path / "data").rglob("*.txt"))
+
+
+def test_names_that_a_terminal_would_obey_are_refused_and_shown_escaped(tmp_path, capsys):
+    part = Part("images/val", ("val2017",), r".*\.txt", Download("a.zip", how_to_get="ask"))
+    mini.write_files(tmp_path, {"val2017/\x1b]0;owned\x07.txt": b"1"}, "a.zip")
+
+    def unpack():
+        provide_folder(settings(tmp_path / "data", tmp_path / "a.zip"), tmp_path / "data", part)
+
+    assert run_tool(unpack) == 2
+    error = capsys.readouterr().err
+    assert r"\x1b]0;owned\x07.txt' has invisible characters in its name" in error
+    assert "\x1b" not in error
+    (tmp_path / "\x1b[2J.zip").write_bytes(b"no archive")
+
+    def open_it():
+        with open_members(tmp_path / "\x1b[2J.zip", PART.tails, TEXT):
+            pass
+
+    assert run_tool(open_it) == 2
+    assert r"/\x1b[2J.zip: this archive is damaged" in capsys.readouterr().err

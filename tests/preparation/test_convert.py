@@ -11,10 +11,10 @@ from itaclip.data.preparation import convert
 from itaclip.data.preparation.convert import (
     MaskJob,
     convert_masks,
-    write_atomically,
     write_if_changed,
 )
 from itaclip.errors import InputError
+from itaclip.runtime.files import write_whole
 
 
 @pytest.mark.parametrize("problem", [KeyboardInterrupt, OSError(28, "No space left on device")])
@@ -29,7 +29,7 @@ def test_a_write_that_is_broken_off_leaves_the_old_file(tmp_path, monkeypatch, p
 
     monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises((KeyboardInterrupt, InputError), match=r"|mask.png: .*No space"):
-        write_atomically(path, b"a longer text")
+        write_whole(path, b"a longer text")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["mask.png"]
 

@@ -1,5 +1,7 @@
 """Look-up tables and run-length decoding, against values written by hand."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -109,3 +111,13 @@ def test_decoding_undoes_encoding(height, width, seed, run):
 def test_malformed_run_lengths_are_refused(counts, message):
     with pytest.raises(ValueError, match=message):
         decode_rle(2, 2, counts)
+
+
+def test_pipes_pointers_and_bombs_are_no_masks(tmp_path):
+    pipe, pointer = tmp_path / "p.png", tmp_path / "l.png"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match=r"p\.png: cannot be read .it is a pipe"):
+        labels.read_labels(pipe)
+    pointer.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n")
+    with pytest.raises(InputError, match=r"l\.png: is a pointer of Git LFS"):
+        labels.read_labels(pointer)

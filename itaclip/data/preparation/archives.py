@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from ...errors import InputError
+from ...runtime.download import human_size
 
 DAMAGE = (
     zipfile.BadZipFile,
@@ -22,6 +23,11 @@ DAMAGE = (
     NotImplementedError,  # an unknown compression method
     RuntimeError,  # an encrypted member
 )
+
+
+# What archives hold here (JPEG, PNG, compressed .mat) hardly shrinks: so much more is a trap.
+_MAX_RATIO = 100
+_ALWAYS_ALLOWED = 50_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,20 @@ def open_members(
         ) from None
 
 
+def check_size(archive: Path, total: int) -> None:
+    """Refuse an archive that would grow beyond all measure.
+
+    Raises:
+        InputError: its members have more than a hundred times the archive's own size.
+    """
+    size = archive.stat().st_size
+    if total > max(_ALWAYS_ALLOWED, _MAX_RATIO * size):
+        raise InputError(
+            f"{archive}: its {human_size(size)} claim to hold {human_size(total)}, as no official "
+            "download does; do not trust this archive and download it from the official place"
+        )
+
+
 def _zip_members(file: zipfile.ZipFile) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
     for info in file.infolist():
         if not info.is_dir():
@@ -104,7 +124,10 @@ def _zip_members(file: zipfile.ZipFile) -> Iterator[tuple[str, int, Callable[[],
 
 
 def _tar_members(file: tarfile.TarFile) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
+    total = 0
     for info in file:
+        total += info.size
+        check_size(Path(file.name), total)  # before the next one is looked for: that unpacks this
         # Links and devices are never followed: the benchmarks' archives have none.
         if info.isreg():
             yield info.name, info.size, lambda info=info: _open_in_tar(file, info)
@@ -119,9 +142,11 @@ def _open_in_tar(file: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 
 def _safe(relative: str, path: str, archive: Path) -> PurePosixPath:
     parts = PurePosixPath(relative).parts
-    if not parts or any(part in ("..", "/", "") or ":" in part for part in parts):
+    outside = not parts or any(part in ("..", "/", "") or ":" in part for part in parts)
+    if outside or not path.isprintable():
+        fault = "leads outside its folder" if outside else "has invisible characters in its name"
         raise InputError(
-            f"{archive}: member {path!r} leads outside its folder; do not trust this archive and "
-            "download it from the official place"
+            f"{archive}: member {path!r} {fault}; do not trust this archive and download it from "
+            "the official place"
         )
     return PurePosixPath(*parts)

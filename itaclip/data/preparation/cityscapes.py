@@ -59,7 +59,7 @@ def labels_from_polygons(path: Path, table: np.ndarray) -> np.ndarray:
         return apply_table(table, read_labels(drawn), path)
 
 
-def prepare(settings: Settings, tree: Path, *, need_images: bool = True) -> list[SplitReport]:
+def prepare(settings: Settings, tree: Path) -> list[SplitReport]:
     """Make the masks of Cityscapes: 19 classes, everything else ignored."""
     table = cityscapes_table()
     reports = []
@@ -88,5 +88,5 @@ def prepare(settings: Settings, tree: Path, *, need_images: bool = True) -> list
             mask_suffix=MASK_SUFFIX,
             labels=output_labels(table),
         )
-        reports.append(prepare_split(settings, tree, paired, "cityscapes", need_images=need_images))
+        reports.append(prepare_split(settings, tree, paired, "cityscapes"))
     return reports

@@ -50,7 +50,7 @@ def mask_part(split: str, suffix: str = ".png") -> Part:
     return Part(f"annotations/{split}2017", (f"{split}2017",), pattern, MASK_ARCHIVE)
 
 
-def prepare_stuff(settings: Settings, tree: Path, *, need_images: bool = True) -> list[SplitReport]:
+def prepare_stuff(settings: Settings, tree: Path) -> list[SplitReport]:
     """Make the masks of COCO-Stuff 164k: 171 classes, 255 ignored."""
     table = coco_stuff_table()
     reports = []
@@ -65,13 +65,11 @@ def prepare_stuff(settings: Settings, tree: Path, *, need_images: bool = True) -
             mask_suffix=STUFF_SUFFIX,
             labels=output_labels(table),
         )
-        reports.append(prepare_split(settings, tree, paired, "coco_stuff", need_images=need_images))
+        reports.append(prepare_split(settings, tree, paired, "coco_stuff"))
     return reports
 
 
-def prepare_object(
-    settings: Settings, tree: Path, *, need_images: bool = True
-) -> list[SplitReport]:
+def prepare_object(settings: Settings, tree: Path) -> list[SplitReport]:
     """Make the masks of COCO-Object: 80 things and background, nothing ignored.
 
     Without raw masks, finished COCO-Stuff masks serve as well: the result is the same.
@@ -97,7 +95,5 @@ def prepare_object(
             mask_suffix=OBJECT_SUFFIX,
             labels=output_labels(table),
         )
-        reports.append(
-            prepare_split(settings, tree, paired, "coco_object", need_images=need_images)
-        )
+        reports.append(prepare_split(settings, tree, paired, "coco_object"))
     return reports

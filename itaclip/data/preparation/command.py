@@ -1,21 +1,22 @@
-"""What the command lines share: options, messages, exit codes, and the loop over benchmarks."""
+"""What the command lines share: options, messages, and the loop over benchmarks."""
 
 import argparse
 import contextlib
 import os
 import re
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ...errors import InputError
-from ..benchmarks import BENCHMARKS, PREPARED, Benchmark
+from ...runtime.files import PROJECT_ROOT, printable
+from ...runtime.tool import run_tool
+from ..benchmarks import BENCHMARKS, PREPARED
 from .manifest import SplitReport, manifest_path, read_manifest, write_manifest
 from .settings import Settings
 
 SPLITS = {"val": ("val",), "train": ("train",), "both": ("train", "val")}
-EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
 
 
 def default_workers() -> int:
@@ -59,29 +60,14 @@ def sha1_text(text: str) -> str:
     return text.lower()
 
 
-def run(main: Callable[[], int]) -> int:
-    """Run a script's main function; print errors as one line, without a traceback."""
+@contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """Ctrl-C says besides that nothing is lost."""
     try:
-        return main()
-    except InputError as error:
-        return fail(error)
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted: what is finished stays; run the same command again to go on",
-            file=sys.stderr,
-        )
-        return EXIT_INTERRUPTED
-    except OSError as error:
-        return fail(
-            f"{error.filename or 'input/output'}: {error.strerror or error}; check that "
-            "the place exists, is writable and has room"
-        )
-
-
-def fail(error: object) -> int:
-    """Print an error line and return the exit code for it."""
-    print(f"error: {error}", file=sys.stderr)
-    return EXIT_ERROR
+        yield
+    except KeyboardInterrupt as error:
+        error.add_note("what is finished stays; run the same command again to go on")
+        raise
 
 
 def prepare_benchmarks(names: Sequence[str], settings: Settings) -> int:
@@ -103,16 +89,15 @@ def prepare_benchmarks(names: Sequence[str], settings: Settings) -> int:
                 reports[recipe] = recipe(settings, tree)
             except InputError as error:
                 failures[recipe] = error
-                fail(f"{name}: {error}")
+                print(printable(f"error: {name}: {error}"), file=sys.stderr)
         if recipe in reports:
-            finish(name, benchmark, reports[recipe], settings.say)
-    return EXIT_ERROR if failures else 0
+            finish(name, tree, reports[recipe], settings.say)
+    return 2 if failures else 0
 
 
-def finish(
-    name: str, benchmark: Benchmark, reports: list[SplitReport], say: Callable[[str], None]
-) -> None:
-    """Write the manifest of a prepared benchmark and say what was done."""
+def finish(name: str, tree: Path, reports: list[SplitReport], say: Callable[[str], None]) -> None:
+    """Write the manifest of a prepared benchmark, and say what was done and how to go on."""
+    benchmark = BENCHMARKS[name]
     path = write_manifest(name, benchmark.classes, benchmark.images, reports)
     for report in reports:
         say(f"{name} {report.split}: {report.masks.total} masks, {report.masks.describe()}")
@@ -123,6 +108,13 @@ def finish(
                 f"{report.masks.total}: scores will not be comparable to published ones"
             )
     say(f"{name}: manifest {path}")
+    usual = Path("data") / benchmark.folder  # as the configs say
+    found = next((p for p in (usual, PROJECT_ROOT / usual) if p.exists()), None)
+    setting = ""
+    if found is None or not found.samefile(tree):
+        place = shlex.quote(f"test_dataloader.dataset.data_root={tree.resolve()}")
+        setting = f" --cfg-options {place}"
+    say(f"{name}: evaluate with python eval.py --config {benchmark.config()}{setting}")
 
 
 def _remembered_places(data_root: Path) -> list[Path]:
@@ -136,18 +128,21 @@ def _remembered_places(data_root: Path) -> list[Path]:
     return list(dict.fromkeys(places))
 
 
-def convert_tree(
-    description: str,
-    name: str,
-    prepare: Callable[..., list[SplitReport]],
-    argv: Sequence[str] | None = None,
-) -> int:
+def convert_tree(name: str, arguments: Sequence[str] | None = None) -> int:
     """Run a thin script ``PATH -o OUT`` that converts one extracted tree.
 
     Masks are written to ``OUT``, by default ``PATH`` itself; if they differ, images are linked.
+    Pascal Context takes its annotation file besides: ``PATH JSON -o OUT``.
     """
-    parser = argparse.ArgumentParser(description=description)
+    benchmark, context = BENCHMARKS[name], name.startswith("context")
+    parser = argparse.ArgumentParser(
+        description=f"Make the masks of {benchmark.title} in an extracted tree; the same as "
+        f"`itaclip prepare {name}` for one that is extracted already."
+    )
     parser.add_argument("path", type=Path, metavar="PATH", help="the extracted download")
+    if context:
+        parser.add_argument("json", type=Path, metavar="JSON", help="trainval_merged.json")
+        parser.add_argument("--json-sha1", type=sha1_text, metavar="HEX", help="checksum of JSON")
     parser.add_argument(
         "-o",
         "--out-dir",
@@ -157,7 +152,7 @@ def convert_tree(
         help="where to write (default: PATH); images there are links, never copies",
     )
     add_common_options(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(arguments)
 
     def main() -> int:
         if not args.path.is_dir():
@@ -172,8 +167,15 @@ def convert_tree(
             workers=args.workers,
             force=args.force,
             may_download=False,
+            need_images=context,
+            context_json=args.json if context else None,
+            context_json_sha1=args.json_sha1 if context else None,
         )
-        finish(name, BENCHMARKS[name], prepare(settings, tree, need_images=False), print)
+        settings.check()
+        with resumable():
+            reports = benchmark.prepare()(settings, tree)
+        for other in ("context60", "context59") if context else (name,):
+            finish(other, tree, reports, settings.say)
         return 0
 
-    return run(main)
+    return run_tool(main)

@@ -19,7 +19,7 @@ from ...errors import InputError
 from ...runtime.download import Download, verify_checksum
 from .archives import is_archive
 from .convert import MaskJob, convert_masks
-from .labels import apply_table, context_mat_table, context_table
+from .labels import MAX_PIXELS, apply_table, context_mat_table, context_table
 from .manifest import SplitReport
 from .rle import decode_rle
 from .settings import Settings
@@ -31,12 +31,15 @@ LISTS_FOLDER = "ImageSets/SegmentationContext"
 ARCHIVE = Download(
     file_name="VOCtrainval_03-May-2010.tar",
     url="http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
-    size=1_345_040_896,
+    about="about 1.3 GB",
     checksum="md5:da459979d0c395079b5c75ee67908abb",
 )
+_JSON_PLACE = "codalabuser.blob.core.windows.net/public/trainval_merged.json"
 ANNOTATIONS = Download(
     file_name="trainval_merged.json",
-    url="https://codalabuser.blob.core.windows.net/public/trainval_merged.json",
+    url=f"https://{_JSON_PLACE}",
+    # The first host is at times said to be gone; the checksum makes the archive's copy as good.
+    others=(f"https://web.archive.org/web/2020id_/https://{_JSON_PLACE}",),
     checksum="sha1:169325d9f7e9047537fedca7b04de4dddf10b881",
 )
 MAT_ARCHIVE = Download(
@@ -129,6 +132,11 @@ def draw_regions(image: ContextImage, table: np.ndarray) -> np.ndarray:
     Raises:
         InputError: a category id is not among the 59, or a region is malformed.
     """
+    if not 0 < image.height * image.width <= MAX_PIXELS:
+        raise InputError(
+            f"{ANNOTATIONS.file_name}: image {image.name} is said to have {image.height}x"
+            f"{image.width} pixels; download the file again"
+        )
     ids = np.zeros((image.height, image.width), dtype=np.uint16)
     for category, counts in image.regions:
         try:
@@ -182,7 +190,8 @@ def _annotation_file(settings: Settings) -> Path:
         verify_checksum(path, expected, mend)
         return path
     way_out = (
-        f"get {ANNOTATIONS.file_name} elsewhere and pass it with --context-json, or use "
+        f"get {ANNOTATIONS.file_name} elsewhere, such as from {ANNOTATIONS.others[0]}, and pass it "
+        "with --context-json, or use "
         f"--context-mat ({MAT_WARNING})"
     )
     if not settings.may_download:

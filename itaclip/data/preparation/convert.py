@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import io
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -17,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...errors import InputError
+from ...runtime.files import write_whole
 from .labels import read_labels
 
 Produce = Callable[[Any], np.ndarray]
@@ -63,29 +63,12 @@ class MaskSummary:
         return ", ".join(f"{count} {word}" for count, word in parts if count) or "no masks"
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside ``path`` and move into place, so that it is never seen half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_bytes(data)
-        os.replace(aside, path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); free some space or choose "
-            "another --data-root"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-
-
 def write_if_changed(path: Path, data: bytes) -> bool:
     """Write ``data`` atomically unless the file already holds it; say whether it was written."""
     with contextlib.suppress(OSError):
         if path.read_bytes() == data:
             return False
-    write_atomically(path, data)
+    write_whole(path, data)
     return True
 
 
@@ -171,7 +154,7 @@ def _convert(job: MaskJob, produce: Produce, force: bool) -> Result:
         if status == "remade" and not force and _holds(job.target, labels):
             status = "kept"
         else:
-            write_atomically(job.target, encode_png(labels))
+            write_whole(job.target, encode_png(labels), durable=False)  # read again by each run
     digest = hashlib.sha1(repr(labels.shape).encode() + labels.tobytes()).hexdigest()
     return job.name, status, np.bincount(labels.reshape(-1), minlength=256), digest
 

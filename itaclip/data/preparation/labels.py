@@ -12,8 +12,12 @@ import numpy as np
 from PIL import Image
 
 from ...errors import InputError
+from ...runtime.files import open_regular, stand_in_for_file
 
 IGNORE = 255
+MAX_PIXELS = 100_000_000
+# What Pillow raises on damaged files.
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 POISON = 254  # not a class of any benchmark, and not IGNORE
 
 # Gaps in the official COCO ids (street sign, hat, shoe, eye glasses, plate, mirror, window, desk,
@@ -156,17 +160,24 @@ def read_labels(path: Path) -> np.ndarray:
     Raises:
         InputError: the file is missing, damaged, or not an 8-bit one-channel image.
     """
+    if not path.exists():
+        raise InputError(f"{path}: this mask does not exist; extract the download again")
     try:
-        with Image.open(path) as image:
-            if image.mode not in ("L", "P"):
-                raise InputError(
-                    f"{path}: expected an 8-bit one-channel mask (mode L or P), but it has mode "
-                    f"{image.mode}; use the original label image, not a coloured or 16-bit copy"
-                )
-            return np.asarray(image)
-    except FileNotFoundError:
-        raise InputError(f"{path}: this mask does not exist; extract the download again") from None
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
+        with open_regular(path) as file:
+            if stand_in := stand_in_for_file(file.read(1024)):
+                raise InputError(f"{path}: {stand_in}")
+            file.seek(0)
+            with Image.open(file) as image:
+                if image.mode not in ("L", "P"):
+                    raise InputError(
+                        f"{path}: expected an 8-bit one-channel mask (mode L or P), but it has "
+                        f"mode {image.mode}; use the original label image, not a coloured or "
+                        "16-bit copy"
+                    )
+                return np.asarray(image)
+    except InputError:
+        raise
+    except _UNREADABLE as error:
         raise InputError(
             f"{path}: cannot be read as an image ({error}); delete it and extract it again"
         ) from None

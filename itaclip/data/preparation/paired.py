@@ -62,7 +62,7 @@ def output_labels(table: np.ndarray) -> np.ndarray:
 
 
 def prepare_split(
-    settings: Settings, tree: Path, split: PairedSplit, benchmark: str, *, need_images: bool = True
+    settings: Settings, tree: Path, split: PairedSplit, benchmark: str
 ) -> SplitReport:
     """Provide the images, make or verify the masks, and report.
 
@@ -71,14 +71,12 @@ def prepare_split(
         tree: the benchmark's tree.
         split: what to prepare.
         benchmark: its name, for messages and the progress bar.
-        need_images: if false, images that are not at hand are left out, and every raw mask is
-            converted.
 
     Raises:
         InputError: something is missing, damaged, or holds labels that are not defined.
     """
     names: list[str] = []
-    if need_images or find_folder(settings, tree, split.images) is not None:
+    if settings.need_images or find_folder(settings, tree, split.images) is not None:
         images = provide_folder(settings, tree, split.images)
         names = _names(images, split.images, split.image_suffix)
     targets = tree / split.masks_folder

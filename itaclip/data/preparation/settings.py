@@ -5,6 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import InputError
+from ...runtime.files import printable
+
+
+def say_on_stdout(line: str) -> None:
+    """Print a line; names from outside are shown escaped."""
+    print(printable(line), flush=True)
 
 
 @dataclass
@@ -23,6 +29,8 @@ class Settings:
         context_json_sha1: its expected checksum, if it is not the published file.
         context_mat: folder or archive of ``.mat`` masks: chooses that route.
         context_val_list: list of image ids for the ``.mat`` route.
+        need_images: if false, images that are not at hand are left out, and every raw mask is
+            converted.
         say: prints a line for the user.
     """
 
@@ -37,7 +45,8 @@ class Settings:
     context_json_sha1: str | None = None
     context_mat: Path | None = None
     context_val_list: Path | None = None
-    say: Callable[[str], None] = print
+    need_images: bool = True
+    say: Callable[[str], None] = say_on_stdout
     remembered: list[Path] = field(default_factory=list)  # raw places of earlier runs
 
     @property
@@ -45,7 +54,12 @@ class Settings:
         return self.data_root / "downloads"
 
     def check(self) -> None:
-        """Raise InputError if a given path does not exist."""
+        """Raise InputError if a given path does not exist, or data would go to the disk's root."""
+        if not self.data_root.is_absolute() and Path.cwd().parent == Path.cwd():
+            raise InputError(
+                f"--data-root: {self.data_root} would lie in the root of the file system, the "
+                "current folder; change to another folder, or give an absolute path"
+            )
         options = [("--raw", path) for path in self.raw]
         options += [("--context-json", self.context_json), ("--context-mat", self.context_mat)]
         options += [("--context-val-list", self.context_val_list)]

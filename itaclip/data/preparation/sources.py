@@ -15,8 +15,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ...errors import InputError
-from ...runtime.download import Download, fetch
-from .archives import DAMAGE, Member, is_archive, open_members
+from ...runtime.download import Download, check_free_space, fetch
+from ...runtime.files import MAX_TEXT, read_bytes
+from .archives import DAMAGE, Member, check_size, is_archive, open_members
 from .settings import Settings
 
 SEARCH_DEPTH = 3  # how far below a raw place its folders are looked for
@@ -180,11 +181,11 @@ def read_small_file(settings: Settings, tree: Path, part: Part, name: str) -> tu
     """Return a small file's content, and where it was found, without placing it in the tree."""
     folder = find_folder(settings, tree, part)
     if folder is not None and (folder / name).is_file():
-        return (folder / name).read_bytes(), folder / name
+        return read_bytes(folder / name), folder / name
     archive = obtain_archive(settings, part)
     with open_members(archive, part.tails, part.regex) as members:
         for member in members:
-            if str(member.relative) == name:
+            if str(member.relative) == name and member.size <= MAX_TEXT:
                 return member.open().read(), archive
     raise InputError(
         f"{archive}: expected it to hold {part.tails[0]}/{name}; it is not the official "
@@ -272,7 +273,10 @@ def extract(archive: Path, part: Part, inside: Path, wanted: Collection[str] | N
                 f"{archive}: expected files in {part.tails[0]}, but there are none; it is not the "
                 f"official {part.download.file_name}, download that"
             )
+        total = sum(member.size for member in chosen if not _extracted(member, inside, aside))
+        check_size(archive, total)
         aside.mkdir(parents=True, exist_ok=True)
+        check_free_space(aside, total, "free some space or choose another --data-root")
         for member in tqdm(chosen, desc=f"extracting {part.folder}", unit="file", disable=None):
             _extract_member(member, inside, aside)
     for name in files_in(aside, re.compile(".*")):
@@ -282,11 +286,14 @@ def extract(archive: Path, part: Part, inside: Path, wanted: Collection[str] | N
     shutil.rmtree(aside)
 
 
+def _extracted(member: Member, *folders: Path) -> bool:
+    places = [folder / member.relative for folder in folders]
+    return any(place.is_file() and place.stat().st_size == member.size for place in places)
+
+
 def _extract_member(member: Member, inside: Path, aside: Path) -> None:
-    for folder in (inside, aside):
-        done = folder / member.relative
-        if done.is_file() and done.stat().st_size == member.size:
-            return
+    if _extracted(member, inside, aside):
+        return
     target = aside / member.relative
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
