@@ -1,7 +1,6 @@
 """Every shipped config through the whole Runner, on miniature data in the benchmarks' formats."""
 
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,6 @@ from itaclip.evaluation.grid.evaluate import evaluate_plan
 from itaclip.evaluation.grid.plan import Entry, plan_of_configs
 from itaclip.sliding_window import parse_test_cfg, sliding_windows
 from itaclip.vocabulary import load_vocabulary
-
-sys.path.insert(0, str(PROJECT / "tests" / "preparation"))
-import mini_datasets
 
 BENCHMARKS = (
     "voc21", "voc20", "context60", "context59", "coco_object", "coco_stuff", "cityscapes", "ade20k",
@@ -50,26 +46,17 @@ def config_of(path, *options):
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """All benchmarks, prepared from miniature raw downloads."""
-    raw = mini_datasets.make_all(tmp_path_factory.mktemp("raw"))
-    root = tmp_path_factory.mktemp("data")
-    mini_datasets.prepare(mini_datasets.NAMES, raw, root)
-    return root
-
-
-@pytest.fixture(scope="module")
 def two_templates():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("itaclip.segmentor.imagenet_templates", lambda: ("a {}.", "the {}."))
         yield
 
 
-def small(path, prepared, *options):
+def small(path, mini_benchmarks, *options):
     """A shipped config on miniature data, with small pictures and windows and the tiny model."""
     config = config_of(path, *options)
     dataset = config.test_dataloader.dataset
-    dataset.data_root = dataset.data_root.replace("data/", f"{prepared}/", 1)
+    dataset.data_root = dataset.data_root.replace("data/", f"{mini_benchmarks}/", 1)
     config.test_dataloader.num_workers = 0
     config.test_dataloader.persistent_workers = False
     config.model.clip_model = "storybook-tiny"
@@ -88,9 +75,9 @@ def small(path, prepared, *options):
 
 
 @pytest.fixture(scope="module")
-def grid(prepared, two_templates):
+def grid(mini_benchmarks, two_templates):
     """mIoU of every config out of one grid that shares what it can."""
-    entries = [Entry(Path(p), small(p, prepared), p, "") for p in CONFIGS]
+    entries = [Entry(Path(p), small(p, mini_benchmarks), p, "") for p in CONFIGS]
     plan = plan_of_configs(entries)
     assert len(plan.groups(plan.rows)) < len(CONFIGS)
     results, _ = evaluate_plan(plan)
@@ -98,10 +85,10 @@ def grid(prepared, two_templates):
 
 
 @pytest.mark.parametrize("path", CONFIGS)
-def test_the_whole_runner(path, prepared, grid, tmp_path):
+def test_the_whole_runner(path, mini_benchmarks, grid, tmp_path):
     config = config_of(path)
     dataset = config.test_dataloader.dataset
-    dataset.data_root = dataset.data_root.replace("data/", f"{prepared}/", 1)
+    dataset.data_root = dataset.data_root.replace("data/", f"{mini_benchmarks}/", 1)
     loaded = DATASETS.build(dict(dataset, _scope_="mmseg"))
     assert len(loaded) >= 2
     sample = loaded[0]
@@ -111,7 +98,7 @@ def test_the_whole_runner(path, prepared, grid, tmp_path):
     labels = np.unique(sample["data_samples"].gt_sem_seg.data)
     assert set(labels) <= {*range(len(loaded.metainfo["classes"])), 255}
     assert len(set(labels) - {255}) > 1
-    metrics = Runner.from_cfg(small(path, prepared, "--work-dir", str(tmp_path))).test()
+    metrics = Runner.from_cfg(small(path, mini_benchmarks, "--work-dir", str(tmp_path))).test()
     assert 0 <= metrics["mIoU"] <= 100
     assert round(float(metrics["mIoU"]), 2) == grid[path], "one pass for all gives other figures"
 

@@ -125,7 +125,7 @@ def check_folder(folder: str | Path, option: str) -> None:
 
 def check_model_keys(model: Mapping[str, Any], path: Path) -> None:
     """Names a misspelt key of the model before anything is loaded."""
-    from mmseg.registry import MODELS
+    from mmseg.registry import MODELS  # a single picture does without mmseg
 
     kind = MODELS.get(model["type"]) if isinstance(model.get("type"), str) else None
     if kind is None:
