@@ -20,7 +20,7 @@ from mmseg.registry import MODELS, TRANSFORMS
 from torch import Tensor, nn
 
 import itaclip  # noqa: F401  (registers the segmentor)
-from itaclip.clip_model import OPENAI_MODELS, cache_folder, clip_module
+from itaclip.clip_model import OPENAI_MODELS, cache_folder, clip_module, save_clip
 from itaclip.errors import InputError
 from itaclip.evaluation.inputs import versions
 from itaclip.recipes import LastBlock
@@ -111,15 +111,14 @@ def find_weights(given: str | None, config: str, folder: Path) -> tuple[str, str
         return name, Path(name).name
     if (cache_folder() / OPENAI_MODELS[name][1]).is_file():
         return name, name
-    path = folder / "random.pt"
-    torch.save(random_weights(name), path)
+    path = save_clip(random_clip(name), folder / "random")
     note = f"{name}, random weights (seed 0): OpenAI's are not in {cache_folder()}"
     print(note, file=sys.stderr)
     return str(path), f"{name}, random weights (seed 0)"
 
 
-def random_weights(name: str, seed: int = 0) -> dict[str, Tensor]:
-    """A state dict of an OpenAI model's sizes, whose attention is far from uniform."""
+def random_clip(name: str, seed: int = 0) -> nn.Module:
+    """A model of an OpenAI model's sizes, whose attention is far from uniform."""
     embed, resolution, blocks, width, patch, text_width, heads = _SIZES[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -130,7 +129,7 @@ def random_weights(name: str, seed: int = 0) -> dict[str, Tensor]:
             for block in [*clip.visual.transformer.resblocks, *clip.transformer.resblocks]:
                 block.attn.in_proj_weight.mul_(2)
                 block.attn.in_proj_bias.normal_(std=0.3)
-    return clip.state_dict()
+    return clip
 
 
 def drawn_picture(height: int, width: int, seed: int = 0) -> np.ndarray:

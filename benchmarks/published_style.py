@@ -174,13 +174,13 @@ class PublishedStyle:
 @torch.no_grad()
 def text_features(clip: nn.Module, texts: Sequence[str], templates: Sequence[str]) -> Tensor:
     """(len(texts), E): every text's prompts are encoded as a batch of their own, 77 tokens each."""
-    from itaclip.text_encoder import TextEncoder
+    from itaclip.clip_model.tokenizers import openai_tokenizer
 
     device, features = clip.text_projection.device, []
     for text in texts:
         tokens = torch.zeros(len(templates), clip.context_length, dtype=torch.long, device=device)
         for row, template in zip(tokens, templates, strict=True):
-            numbers = TextEncoder.tokenize(template.format(text))
+            numbers = openai_tokenizer()(template.format(text))
             row[: len(numbers)] = torch.tensor(numbers)
         own = clip.encode_text(tokens)
         own = (own / own.norm(dim=-1, keepdim=True)).mean(0)

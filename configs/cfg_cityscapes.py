@@ -2,19 +2,11 @@
 # Command: python eval.py --config configs/cfg_cityscapes.py
 # Cost: 2145 encoder passes for 560x1120 network pixels; 595 with
 #   --cfg-options model.test_cfg.stride="(56, 56)", which loses 0.1 mIoU at most (paper Table 7).
-_base_ = ["_base_/runtime.py", "_base_/cityscapes.py"]
+_base_ = ["_base_/cityscapes.py", "_base_/itaclip.py"]
 paper = dict(method="ITACLIP", benchmark="Cityscapes", miou=40.2, source="paper, Table 1")
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_cityscapes.txt",
     auxiliary_text_path="aux_texts/cityscapes_synonyms.txt",
     aux_text_weight=0.05,
-    attention="itaclip",
     image_engineering_weight=0.7,
-    logit_scale=40,
-    label_closing=3,
-    pamr=dict(num_iter=10, dilations=(8, 16)),
-    precision="auto",
-    test_cfg=dict(mode="slide", crop_size=(224, 224), stride=(28, 28)),
 )

@@ -2,19 +2,11 @@
 # Command: python eval.py --config configs/cfg_voc20.py
 # Cost: 225 encoder passes for 336x448 network pixels; 75 with
 #   --cfg-options model.test_cfg.stride="(56, 56)", which loses 0.1 mIoU at most (paper Table 7).
-_base_ = ["_base_/runtime.py", "_base_/voc20.py"]
+_base_ = ["_base_/voc20.py", "_base_/itaclip.py"]
 paper = dict(method="ITACLIP", benchmark="VOC20", miou=None, source=None)
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_voc20.txt",
     auxiliary_text_path="aux_texts/voc20_definitions.txt",
     aux_text_weight=0.05,
-    attention="itaclip",
     image_engineering_weight=0.7,
-    logit_scale=40,
-    label_closing=3,
-    pamr=dict(num_iter=10, dilations=(8, 16)),
-    precision="auto",
-    test_cfg=dict(mode="slide", crop_size=(224, 224), stride=(28, 28)),
 )

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .clip_model.facts import OPENAI_MEAN, OPENAI_STD, Facts
 from .errors import InputError
+from .runtime.torch_state import undisturbed
 
 # CLIP's mean and deviation of RGB on the scale 0-255, rounded as in the published configs.
 MEAN = (122.771, 116.746, 104.094)
@@ -17,15 +19,31 @@ class CLIPDataPreprocessor(nn.Module):
     """BGR images to CLIP's input, on the device; takes the place of mmseg's preprocessor.
 
     Args:
-        mean, std: of RGB on the scale 0-255.
+        mean, std: of RGB on the scale 0-255; None takes those of the model, else CLIP's.
     """
 
-    def __init__(self, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> None:
+    @undisturbed()
+    def __init__(
+        self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
-        for name, values in (("mean", mean), ("std", std)):
+        self._given = mean is not None or std is not None
+        for name, values in (("mean", mean or MEAN), ("std", std or STD)):
             constant = torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
             self.register_buffer(name, constant, persistent=False)
 
+    def follow(self, facts: Facts) -> None:
+        """Takes a model's mean and deviation, unless others were given."""
+        if self._given:
+            return
+        for name, value, openai, rounded in (
+            ("mean", facts.mean, OPENAI_MEAN, MEAN),
+            ("std", facts.std, OPENAI_STD, STD),
+        ):
+            value = rounded if value == openai else [255 * v for v in value]
+            getattr(self, name).copy_(torch.tensor(value).view(-1, 1, 1))
+
+    @undisturbed()
     def forward(self, data: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
         """Normalises a batch.
 

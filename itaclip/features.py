@@ -275,16 +275,16 @@ class Passes:
         encoder, recipe = self.encoder, self.recipe
         tokens = recipe.tokens(tower)
         grid = recipe.output_grid(tower)
-        patches = view.undo(tokens[:, 1:].unflatten(1, grid))
+        prefix = tokens.shape[1] - grid[0] * grid[1]
+        patches = view.undo(tokens[:, prefix:].unflatten(1, grid))
         source = encoder.guide if recipe.needs_guide else encoder
         patches = self._stitcher(grid, source.grid(self._laid.image_size))(patches)
         grid = tuple(patches.shape[1:3])
         merged, grid = recipe.on_picture(
             patches.flatten(1, 2), grid, self.image, encoder.sam, encoder.dtype
         )
-        cls = tokens[:, :1].mean(0, keepdim=True)
-        features = encoder.embedded(torch.cat([cls, merged], dim=1))
-        return features[:, 1:].unflatten(1, grid), features[:, 0]
+        cls = tokens[:, :prefix].mean(0, keepdim=True)
+        return encoder.read(encoder.visual.ln_post(torch.cat([cls, merged], dim=1)), grid)
 
     def _stitcher(
         self, patches: tuple[int, int], target: tuple[int, int]

@@ -17,6 +17,7 @@ from .guide import GUIDES, Guide
 from .recipes import Recipe, resolve_recipe
 from .recipes.tower import AfterBlock, Reads, Tower, run_blocks
 from .runtime.positions import resize_positions
+from .runtime.torch_state import undisturbed, weights_version
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -71,6 +72,7 @@ class ImageEncoder(nn.Module):
     def _check(self, recipe: Recipe) -> None:
         """Refuses a recipe that does not go with the weights."""
         recipe.check_width(self.width)
+        recipe.check_cls(self.prefix > 0)
         if recipe.needs_guide and self.guide is None:
             raise InputError(
                 f"guide: the recipe {recipe.name!r} needs a second backbone; name one, such as "
@@ -89,6 +91,11 @@ class ImageEncoder(nn.Module):
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
         return self.visual.conv1.kernel_size[0]
+
+    @property
+    def prefix(self) -> int:
+        """p, tokens before the patches: 1 ([CLS]), or 0 in towers with a pooling head."""
+        return 0 if self.visual.class_embedding is None else 1
 
     @property
     def depth(self) -> int:
@@ -115,6 +122,7 @@ class ImageEncoder(nn.Module):
         """The data type of the blocks' matrix products on the present device."""
         return compute_dtype(self.precision, self.device)
 
+    @undisturbed()
     def prepare(self) -> None:
         """Makes the lowered copy of the weights, if any, before the first image needs it."""
         self._blocks()
@@ -152,7 +160,7 @@ class ImageEncoder(nn.Module):
         h, w = self.grid(size)
         return max(1, round((h * w + self.guide.tokens_per_pass(size)) / 196))
 
-    @torch.no_grad()
+    @undisturbed()
     def forward(
         self, images: Tensor, text: Tensor | None = None, regions: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -165,22 +173,35 @@ class ImageEncoder(nn.Module):
             regions: (B, H, W) int64, for recipes with ``needs_regions``.
 
         Returns:
-            Patch features (B, h, w, E) and [CLS] features (B, E), fp32, not normalised.
+            Patch features (B, h, w, E) and the image's (B, E), [CLS]'s or the pooling head's, fp32,
+            not normalised.
         """
         tower = self.tower(images, **({} if regions is None else {"regions": regions}))
-        patches, cls = self.features_of(tower)
+        patches, image = self.features_of(tower)
         if self.recipe.needs_text and text is not None:
             similarities = F.normalize(patches, dim=-1) @ text.T
-            features = self.embedded(self.recipe.tokens_again(tower, images, similarities))
-            patches, cls = features[:, 1:].unflatten(1, tower.grid), features[:, 0]
-        return patches, cls
+            again = self.visual.ln_post(self.recipe.tokens_again(tower, images, similarities))
+            patches, image = self.read(again, tower.grid)
+        return patches, image
 
     def features_of(self, tower: Tower) -> tuple[Tensor, Tensor]:
-        """The recipe's last block: patch features (B, h, w, E) and [CLS] features (B, E)."""
-        features = self.recipe.normed(tower, self.visual.ln_post) @ self.visual.proj
-        return features[:, 1:].unflatten(1, self.recipe.output_grid(tower)), features[:, 0]
+        """The recipe's last block: features of the patches (B, h, w, E) and of the image (B, E)."""
+        normed = self.recipe.normed(tower, self.visual.ln_post)
+        return self.read(normed, self.recipe.output_grid(tower))
 
-    @torch.no_grad()
+    def read(self, normed: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Features of patches (B, h, w, E) and of the image (B, E) from normed tokens (B, N, D).
+
+        With [CLS], they are the tokens' projections. Without, the values of the pooling head stand
+        for patches alone and the head itself for the image (SigLIP, as TextRegion reads it).
+        """
+        if self.prefix:
+            features = normed @ self.visual.proj
+            return features[:, 1:].unflatten(1, grid), features[:, 0]
+        pool = self.visual.pool
+        return pool.values(normed).unflatten(1, grid), pool(normed)
+
+    @undisturbed()
     def global_feature(self, image: Tensor) -> Tensor:
         """CLIP's own feature of an image as a whole: its [CLS] token, unchanged and normalised.
 
@@ -194,13 +215,13 @@ class ImageEncoder(nn.Module):
         whole = F.interpolate(image[None].float(), size=side, mode="bilinear", antialias=True)
         return F.normalize(self.cls_features(whole)[0], dim=-1)
 
-    @torch.no_grad()
+    @undisturbed()
     def cls_features(self, images: Tensor) -> Tensor:
-        """[CLS] features (B, E) of the unchanged model."""
+        """The image's features (B, E) of the unchanged model: [CLS]'s, or the pooling head's."""
         tower = self._clip_tower(images, Reads())
-        return self.embedded(tower.final_tokens()[:, :1])[:, 0]
+        return self.read(self.visual.ln_post(tower.final_tokens()), tower.grid)[1]
 
-    @torch.no_grad()
+    @undisturbed()
     def attention_maps(self, images: Tensor, regions: Tensor | None = None) -> Tensor:
         """The maps of the recipe's last block (of its first pass).
 
@@ -214,6 +235,7 @@ class ImageEncoder(nn.Module):
         """
         return self.recipe.attention_maps(self.tower(images, regions=regions))
 
+    @undisturbed()
     def tower(
         self, images: Tensor, reads: Reads | None = None, regions: Tensor | None = None
     ) -> Tower:
@@ -243,10 +265,6 @@ class ImageEncoder(nn.Module):
         run_blocks(tower, reads, after_block)
         return tower
 
-    def embedded(self, tokens: Tensor) -> Tensor:
-        """Final layer norm and projection of tokens, (B, N, D) → (B, N, E)."""
-        return self.visual.ln_post(tokens) @ self.visual.proj
-
     def embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens before the first block, (B, N, D) fp32."""
         visual, (h, w), p = self.visual, grid, self.patch_size
@@ -254,10 +272,12 @@ class ImageEncoder(nn.Module):
         # convolution, this is never lowered to TF32 unasked.
         pixels = images[..., : h * p, : w * p].unflatten(-1, (w, p)).unflatten(-3, (h, p))
         pixels = pixels.permute(0, 2, 4, 1, 3, 5).reshape(len(images), h * w, -1)  # 3, p, p last
-        patches = F.linear(pixels, visual.conv1.weight.flatten(1))
-        cls = visual.class_embedding.expand(len(images), 1, -1)
-        tokens = torch.cat([cls, patches], dim=1)
-        return visual.ln_pre(tokens + resize_positions(visual.positional_embedding, grid))
+        tokens = F.linear(pixels, visual.conv1.weight.flatten(1), visual.conv1.bias)
+        if self.prefix:
+            cls = visual.class_embedding.expand(len(images), 1, -1)
+            tokens = torch.cat([cls, tokens], dim=1)
+        positions = resize_positions(visual.positional_embedding, grid, prefix=self.prefix)
+        return visual.ln_pre(tokens + positions)
 
     def _blocks(self) -> nn.ModuleList | nn.Sequential:
         """The transformer's blocks, their matrices in :attr:`dtype`; the lowered copy is kept."""
@@ -265,14 +285,14 @@ class ImageEncoder(nn.Module):
         weight = blocks[0].attn.in_proj_weight
         if self.dtype == weight.dtype:
             return blocks
-        key = (self.dtype, weight.device, weight.data_ptr())
-        if self._lowered is None or self._lowered[0] != key:
+        key, kept = (self.dtype, weight.device, weights_version(blocks)), self._lowered
+        if kept is None or kept[0] != key:
             lowered = copy.deepcopy(blocks).to(self.dtype)
             for block in lowered:
                 block.ln_1.float(), block.ln_2.float()
             # A tuple hides the copy from state_dict() and .to().
-            self._lowered = (key, lowered)
-        return self._lowered[1]
+            kept = self._lowered = (key, lowered)
+        return kept[1]
 
 
 def sharing(module: nn.Module, kind: type[nn.Module] | None = None) -> nn.Module:
@@ -289,7 +309,9 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        # Emulated, as on cards before Ampere, bf16 is slower than fp32.
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
     if device.type == "cpu":
         can = torch.cpu.get_capabilities()
         if can.get("amx_bf16") or can.get("avx512_bf16"):

@@ -1,10 +1,12 @@
 """The method as a segmentor of mmseg, which its Runner, helpers and tools take."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from mmengine.structures import PixelData
 from mmseg.models.segmentors import BaseSegmentor
 from mmseg.registry import MODELS
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from .data_preprocessor import CLIPDataPreprocessor, flip_axes, undo_flip, without_padding
 from .regions import Picture
+from .runtime.torch_state import undisturbed
 from .segmentor import Segmentor
 
 MODELS.register_module(module=CLIPDataPreprocessor)
@@ -22,12 +25,20 @@ MODELS.register_module(module=CLIPDataPreprocessor)
 class ITACLIPSegmentor(Segmentor, BaseSegmentor):
     """:class:`itaclip.segmentor.Segmentor`, whose arguments are the keys of a config's model."""
 
+    def to(self, *args: Any, **kwargs: Any) -> "ITACLIPSegmentor":
+        """Moves the model; to the CPU, which is said, where mmengine has chosen Apple's ``mps``."""
+        device = torch._C._nn._parse_to(*args, **kwargs)[0]
+        if device is not None and device.type == "mps":
+            print_log("device: 'mps' is not supported; the CPU computes.", "current", 30)
+            args = ("cpu",)
+        return super().to(*args, **kwargs)
+
     @property
     def out_channels(self) -> int:
         """Number of classes, which mmseg's test-time augmentation asks for."""
         return self.vocabulary.num_classes
 
-    @torch.no_grad()
+    @undisturbed()
     def predict(
         self,
         inputs: Tensor | Sequence[Tensor],
@@ -73,6 +84,7 @@ class ITACLIPSegmentor(Segmentor, BaseSegmentor):
             truth = sample.gt_sem_seg.data.squeeze(0).to(image.device)
         return Picture(size, None if path is None else str(path), pixels, image.device, flip, truth)
 
+    @undisturbed()
     def encode_decode(self, inputs: Tensor, batch_data_samples: object = None) -> Tensor:
         """Query logits at the input's size, (B, Q, H, W), before refinement."""
         return torch.stack([self.query_logits(image).permute(2, 0, 1) for image in inputs])

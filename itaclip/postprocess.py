@@ -62,6 +62,7 @@ def small_classes(areas: Tensor, area_thd: float) -> Tensor:
 
     A class goes when its area is at most ``area_thd`` times the area of all classes but 0.
     """
+    areas = areas.float()
     small = areas <= area_thd * areas[1:].sum()
     small[0] = False
     return small.nonzero().flatten()

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import flag
-from .clip_model import load_clip, model_path
+from .clip_model import facts_of, load_clip
 from .data_preprocessor import CLIPDataPreprocessor
 from .errors import InputError
 from .features import DenseFeatures, Passes, check_together
@@ -61,6 +61,7 @@ from .runtime.batches import trim_memory
 from .runtime.palette import palette_of
 from .runtime.stages import stage
 from .runtime.text_cache import TextCache
+from .runtime.torch_state import undisturbed
 from .settings import Settings
 from .sliding_window import WindowAssembler, WindowGrid, whole_image
 from .text_encoder import TextEncoder, imagenet_templates
@@ -73,8 +74,9 @@ class Segmentor(nn.Module):
     """Segments images into any vocabulary with a frozen CLIP.
 
     Args:
-        clip_model: OpenAI's name, ``'storybook-tiny'``, the path of a checkpoint, or a loaded
-            ``clip.model.CLIP``, which is taken over.
+        clip_model: OpenAI's name, ``'storybook-tiny'``, ``'hf:OWNER/NAME[@REVISION]'``, a folder
+            that describes its model, the path of a checkpoint (see
+            :func:`itaclip.clip_model.load_clip`), or a loaded model, which is taken over.
         name_path: class-name file, a line per class, names separated by commas.
         background: class 0 is "everything else"; it takes no auxiliary text.
         auxiliary_text_path: file of lines ``name >= text``; None = off.
@@ -89,13 +91,16 @@ class Segmentor(nn.Module):
         vocabulary: given instead of ``name_path`` and ``auxiliary_text_path`` from Python;
             ``Vocabulary.empty()`` leaves the classes to :meth:`set_vocabulary`.
         text_cache: keep text features on disk for later starts.
+        clip_config: what weights that do not describe themselves are computed with:
+            ``dict(activation='quick_gelu', vision_heads=12, text_heads=8, mean=…, std=…)``.
         pretrained, train_cfg, init_cfg: accepted because mmseg's helpers pass them; must be None.
-        data_preprocessor: as in mmseg; by default BGR → RGB and CLIP's mean and deviation.
+        data_preprocessor: as in mmseg; by default BGR → RGB and the model's mean and deviation.
 
     Raises:
         InputError: any value that cannot be used, naming the key or the file and line.
     """
 
+    @undisturbed()
     def __init__(
         self,
         clip_model: str | Path | nn.Module = "ViT-B/16",
@@ -121,6 +126,7 @@ class Segmentor(nn.Module):
         window_batch: int | None = None,
         return_scores: bool = True,
         margin_thd: float = 0.0,
+        clip_config: Mapping | None = None,
         pretrained: None = None,
         train_cfg: None = None,
         data_preprocessor: Mapping | nn.Module | None = None,
@@ -150,9 +156,15 @@ class Segmentor(nn.Module):
             )
 
         loaded = isinstance(clip_model, nn.Module)
-        clip = clip_model if loaded else load_clip(model_path(clip_model))
+        clip = clip_model if loaded else load_clip(clip_model, clip_config)
+        facts = facts_of(clip)
+        if isinstance(self.data_preprocessor, CLIPDataPreprocessor):
+            self.data_preprocessor.follow(facts)
+        self.name = facts.source if not loaded else getattr(clip, "source", "the model")
         recipe = resolve_recipe(attention, len(clip.visual.transformer.resblocks))
         guide, sam = self._load_guides(guide)
+        if guide is None and (warning := facts.depth_warning()) is not None:
+            logger.warning("%s", warning)
         self.image_encoder = ImageEncoder(clip.visual, recipe, precision, guide, sam)
         check_together(recipe, self.settings, self.image_encoder)
         self.text_encoder = TextEncoder(clip)
@@ -183,6 +195,18 @@ class Segmentor(nn.Module):
         """Windows, views, thresholds; :meth:`variant` makes a segmentor with others."""
         return self._settings
 
+    def to(self, *args: Any, **kwargs: Any) -> "Segmentor":
+        """Moves the model, as every module.
+
+        Raises:
+            InputError: Apple's ``mps``, which has no double precision.
+        """
+        device = torch._C._nn._parse_to(*args, **kwargs)[0]
+        if device is not None and device.type == "mps":
+            raise InputError("device: 'mps' is not supported; give 'cpu', or 'cuda' where it is.")
+        return super().to(*args, **kwargs)
+
+    @undisturbed()
     def variant(
         self,
         attention: str | Mapping | Recipe | None = None,
@@ -223,6 +247,7 @@ class Segmentor(nn.Module):
         """
         self._use_words(vocabulary)
 
+    @undisturbed()
     def _use_words(self, vocabulary: Vocabulary) -> None:
         alpha = self.settings.aux_text_weight
         with stage("text"):
@@ -232,8 +257,24 @@ class Segmentor(nn.Module):
                 )
             else:
                 features = self.text_encoder.text_projection.new_zeros(0, 1)
-        self.vocabulary = vocabulary
+        if not features.isfinite().all():
+            raise InputError(self._not_finite("text"))
+        self.vocabulary, self._text_version = vocabulary, self.text_encoder.version
         self.register_buffer("text_features", features, persistent=False)  # Q, E
+
+    def _not_finite(self, what: str) -> str:
+        precision = str(self.image_encoder.dtype if what == "image" else torch.float32)[6:]
+        remedy = "give other weights" if precision == "float32" else "set precision='fp32'"
+        return (
+            f"{self.name}: its {what} features overflow in {precision}: they are not finite, so "
+            f"that every score would be as well; {remedy}."
+        )
+
+    def _queries(self) -> Tensor:
+        """The text features (Q, E), made anew where other weights were loaded since."""
+        if self.text_encoder is not None and self.text_encoder.version != self._text_version:
+            self._use_words(self.vocabulary)
+        return self.text_features
 
     @property
     def dataset_meta(self) -> dict[str, tuple]:
@@ -248,7 +289,7 @@ class Segmentor(nn.Module):
 
     # ---- image → features → logits → scores -----------------------------------------------------
 
-    @torch.no_grad()
+    @undisturbed()
     def extract_feat(self, inputs: Tensor, regions: Tensor | None = None) -> DenseFeatures:
         """Fused features of one image's windows, kept for any number of vocabularies.
 
@@ -271,7 +312,7 @@ class Segmentor(nn.Module):
             passes.image,
         )
 
-    @torch.no_grad()
+    @undisturbed()
     def similarity_maps(self, image: Tensor | DenseFeatures) -> tuple[WindowGrid, list[Tensor]]:
         """Cosine similarities of every window's patches with every query, propagated if asked for.
 
@@ -286,9 +327,13 @@ class Segmentor(nn.Module):
         kept = isinstance(image, DenseFeatures)
         source = image if kept else self._passes(image)
         recipe, windows, maps = self.image_encoder.recipe, source.windows, []
+        text = self._queries()
         for row in source.rows():
             with stage("upsampling"):
-                maps.append(recipe.similarities(row.features, self.text_features, row.cls))
+                maps.append(recipe.similarities(row.features, text, row.cls))
+        # One question for all windows, so that a GPU is waited for once an image.
+        if not torch.stack([own.isfinite().all() for own in maps]).all():
+            raise InputError(self._not_finite("image"))
         wanted = self.settings.propagation
         if wanted is None:
             return windows, maps
@@ -299,11 +344,11 @@ class Segmentor(nn.Module):
             logits = self._assembler(windows, maps, windows.image_size)(maps)
             mean, std = self._normalisation()
             picture = (source.image * std + mean).clamp(0, 255) / 255
-            logits = spread_over_pixels(logits, picture, self.text_features, wanted)
+            logits = spread_over_pixels(logits, picture, text, wanted)
             windows, maps = replace(whole_image(windows.image_size), straight=True), [logits[None]]
         return windows, maps
 
-    @torch.no_grad()
+    @undisturbed()
     def query_logits(
         self, image: Tensor | DenseFeatures, output_size: tuple[int, int] | None = None
     ) -> Tensor:
@@ -339,7 +384,8 @@ class Segmentor(nn.Module):
             )
 
     def _passes(self, image: Tensor, regions: Tensor | None = None) -> Passes:
-        return Passes(image, self.image_encoder, self.settings, self.text_features, regions)
+        image, text = image.float(), self._queries()
+        return Passes(image, self.image_encoder, self.settings, text, regions)
 
     def _joins_patches(self) -> bool:
         return self.settings.propagation is not None and self.settings.propagation.patches
@@ -350,7 +396,7 @@ class Segmentor(nn.Module):
         patches = tuple(maps[0].shape[1:3])
         return WindowAssembler(windows, patches, output_size, self.text_features.device)
 
-    @torch.no_grad()
+    @undisturbed()
     def scores(self, logits: Tensor, guide: Tensor, picture: Picture | None = None) -> Tensor:
         """From logits to class scores: refinement, pruning, softmax, grouping, regions, area rule.
 
@@ -365,6 +411,8 @@ class Segmentor(nn.Module):
             (H, W, C) in [0, 1].
         """
         settings, owners = self.settings, self.vocabulary.query_classes
+        if logits.is_inference():  # cannot be overwritten here
+            logits = logits.clone()
         kept = self._present(guide, logits, picture)
         logits = refine(logits, guide, settings.pamr)
         with stage("post-processing"):
@@ -427,7 +475,7 @@ class Segmentor(nn.Module):
 
         return Picture(tuple(size), None, pixels, image.device)
 
-    @torch.no_grad()
+    @undisturbed()
     def labels(
         self,
         image: Tensor | DenseFeatures,
@@ -463,7 +511,7 @@ class Segmentor(nn.Module):
 
         return labels_of_strips(strips, settings.prob_thd, settings.area_thd, settings.margin_thd)
 
-    @torch.no_grad()
+    @undisturbed()
     def segment(
         self,
         image: Tensor,

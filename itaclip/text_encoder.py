@@ -1,7 +1,8 @@
 """Text features: names in templates, averaged, blended with auxiliary texts (METHODS 1.2).
 
-The text tower is causal and a prompt's feature is read at its end token, so prompts are encoded in
-batches of equal token length without any padding: exact, and most prompts use 10-20 of 77 tokens.
+CLIP's text tower is causal and a prompt's feature is read at its end token, so prompts are encoded
+in batches of equal token length without any padding: exact, and most prompts use 10-20 of 77
+tokens. SigLIP's is not, and is read at the last token: its prompts are padded to the whole context.
 
 Shapes: P prompts, T tokens, D width, E embedding, Q queries.
 """
@@ -9,7 +10,6 @@ Shapes: P prompts, T tokens, D width, E embedding, Q queries.
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,10 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .clip_model import clip_module
+from .clip_model import facts_of
+from .clip_model.tokenizers import Tokenizer, tokenizer_of
 from .errors import InputError
 from .recipes.tower import add_attention, add_feed_forward, block_projections
+from .runtime.recent import Recent
 from .runtime.text_cache import TextCache
+from .runtime.torch_state import undisturbed, weights_version
 from .vocabulary import Vocabulary, shortened
 
 # Tokens in one batch; larger ones are no faster on a CPU and only cost memory.
@@ -45,28 +48,38 @@ class TextEncoder(nn.Module):
     """CLIP's text tower.
 
     Args:
-        clip: ``clip.model.CLIP``; its text modules are taken over.
+        clip: ``clip.model.CLIP``, or a model with its attributes; its text modules are taken over.
 
     Attributes:
+        facts: of the model.
         remember: keep the features of texts in memory, for words that change often.
     """
 
     def __init__(self, clip: nn.Module) -> None:
         super().__init__()
         self.remember = False
+        self.facts = facts_of(clip)
+        self._check_end()
         self.blocks = clip.transformer.resblocks
         self.token_embedding = clip.token_embedding
         self.positional_embedding = clip.positional_embedding
         self.ln_final = clip.ln_final
         self.text_projection = clip.text_projection
-        self._known: dict[tuple, dict[str, Tensor]] = {}  # weights, templates → text → feature
+        self.text_projection_bias = getattr(clip, "text_projection_bias", None)
+        self._known: Recent[Tensor] = Recent(_MAX_KNOWN)  # weights, templates, text → (E,) CPU
+        self._digest: tuple[tuple, str] | None = None  # weights → their digest
         self.requires_grad_(False).eval()
 
     @property
     def context_length(self) -> int:
         return len(self.positional_embedding)
 
-    @torch.no_grad()
+    @property
+    def version(self) -> tuple:
+        """Equal as long as nobody loads other weights."""
+        return weights_version(self)
+
+    @undisturbed()
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Features of prompts, (P, E) fp32, not normalised.
 
@@ -81,9 +94,12 @@ class TextEncoder(nn.Module):
                     f"text: {shortened(prompt)!r} has {len(tokens)} tokens, but CLIP reads at most "
                     f"{self.context_length}; shorten it."
                 )
+            if self.facts.text_reads == "last":
+                tokens = self.tokenizer.padded(tokens, self.context_length)
             by_length[len(tokens)].append((index, tokens))
         device = self.text_projection.device
-        features = torch.empty(len(prompts), self.text_projection.shape[1], device=device)
+        shape = (len(prompts), self.text_projection.shape[1])
+        features = torch.empty(shape, dtype=torch.float32, device=device)
         with tqdm(total=len(prompts), desc="text prompts", delay=2) as bar:
             for length, entries in sorted(by_length.items()):
                 step = max(1, _BATCH_TOKENS // length)
@@ -94,33 +110,55 @@ class TextEncoder(nn.Module):
                     bar.update(len(indices))
         return features
 
-    @staticmethod
-    def tokenize(prompt: str) -> list[int]:
+    def tokenize(self, prompt: str) -> list[int]:
         """Token numbers with start and end tokens, of any length."""
-        tokenizer = _tokenizer()
-        start, end = (tokenizer.encoder[f"<|{word}|>"] for word in ("startoftext", "endoftext"))
-        return [start, *tokenizer.encode(prompt), end]
+        return self.tokenizer(prompt)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own; kept beside the model, which may be copied and pickled."""
+        return tokenizer_of(self.facts.tokenizer, self.facts.cleaning)
+
+    def _check_end(self) -> None:
+        """The token that the tower reads must be the last of a text, and only there."""
+        if self.facts.text_reads == "last":
+            return
+        tokens, end = self.tokenize("a"), self.facts.end_token
+        end = max(tokens) if end is None else end
+        if end not in tokens or tokens.index(end) != len(tokens) - 1:
+            raise InputError(
+                f"{self.facts.tokenizer}: its tokenizer does not end a text with the token that "
+                f"the model reads ({end}); fetch the whole repository again."
+            )
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
-        """(P, T) token numbers that all end with the end token → (P, E)."""
+        """(P, T) token numbers, of which the last is read → (P, E)."""
         x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
         for block in self.blocks[:-1]:
-            x = _causal_block(block, x)
-        # Only the end token is read, so the last block needs no other query.
+            x = _block(block, x, self.facts.causal)
+        # Only the last token is read, so the last block needs no other query.
         q, k, v = block_projections(self.blocks[-1], x)
         attention = F.scaled_dot_product_attention(q[:, :, -1:], k, v)
         x = add_attention(self.blocks[-1], x[:, -1:], attention)
         x = add_feed_forward(self.blocks[-1], x)[:, 0]
-        return self.ln_final(x) @ self.text_projection
+        features = self.ln_final(x) @ self.text_projection
+        return (
+            features if self.text_projection_bias is None else features + self.text_projection_bias
+        )
 
     def digest(self) -> str:
-        """A sha256 of the tower's weights."""
-        sha = hashlib.sha256()
-        for key, value in sorted(self.state_dict().items()):
-            sha.update(f"{key} {tuple(value.shape)}".encode())
-            sha.update(value.detach().cpu().contiguous().numpy())
-        return sha.hexdigest()
+        """A sha256 of the tower's weights and what else its features depend on, made once."""
+        version, kept = self.version, self._digest
+        if kept is None or kept[0] != version:
+            facts = f"{self.facts.text_facts()} {self.tokenizer.identity}"
+            sha = hashlib.sha256(facts.encode())
+            for key, value in sorted(self.state_dict().items()):
+                sha.update(f"{key} {tuple(value.shape)}".encode())
+                sha.update(value.detach().cpu().contiguous().numpy())
+            kept = self._digest = (version, sha.hexdigest())
+        return kept[1]
 
+    @undisturbed()
     def template_features(
         self,
         texts: Sequence[str],
@@ -139,15 +177,18 @@ class TextEncoder(nn.Module):
         Returns:
             (len(texts), E) with L2 norm 1.
         """
+        which = (self.version, tuple(templates))
         known = {}
-        if self.remember:
-            weights = tuple(weight._version for weight in self.parameters())
-            known = self._known.setdefault((weights, tuple(templates)), {})
-            if len(known) + len(texts) > _MAX_KNOWN:
-                known.clear()
+        for text in dict.fromkeys(texts) if self.remember else ():
+            found = self._known.get((which, text))
+            if found is not None:
+                known[text] = found
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
-            known.update(zip(new, self._new_features(new, templates, text_cache), strict=True))
+            features = self._new_features(new, templates, text_cache).cpu()
+            known.update(zip(new, features, strict=True))
+            if self.remember:
+                self._known.update(((which, text), known[text]) for text in new)
         return torch.stack([known[text] for text in texts]).to(self.text_projection.device)
 
     def _new_features(
@@ -168,6 +209,7 @@ class TextEncoder(nn.Module):
             text_cache.store(key, features)
         return features
 
+    @undisturbed()
     def vocabulary_features(
         self,
         vocabulary: Vocabulary,
@@ -203,17 +245,23 @@ class TextEncoder(nn.Module):
 
     def _check_lengths(self, vocabulary: Vocabulary, templates: Sequence[str]) -> None:
         """Every text must fit into the longest template."""
-        start_and_end = {*self.tokenize("")}
+        marks, unknown = self.tokenizer.marks, self.tokenizer.unknown
         around = max(len(self.tokenize(template.format(""))) for template in templates)
+        start, end = _split_marks(self.tokenize(""), self.tokenize("a"))
 
         def check(text: str, source: str | None, what: str) -> None:
-            inner = self.tokenize(text)[1:-1]
+            inner = self.tokenize(text)[len(start) : -len(end) or None]
             if not inner:
                 raise InputError(
                     f"{source}: nothing is left of the {what} {text!r} when CLIP reads it; write "
                     "it in letters."
                 )
-            if not start_and_end.isdisjoint(inner):
+            if unknown is not None and unknown in inner:
+                raise InputError(
+                    f"{source}: the {what} {shortened(text)!r} holds characters that this model's "
+                    "tokenizer does not know; write it in others."
+                )
+            if not marks.isdisjoint(inner):
                 raise InputError(
                     f"{source}: the {what} {shortened(text)!r} holds a mark by which CLIP knows "
                     "the start or end of a text; delete it."
@@ -236,11 +284,14 @@ class TextEncoder(nn.Module):
                 check(text, vocabulary.auxiliary_source_of(index), "auxiliary text")
 
 
-def _causal_block(block: nn.Module, x: Tensor) -> Tensor:
-    attention = F.scaled_dot_product_attention(*block_projections(block, x), is_causal=True)
+def _block(block: nn.Module, x: Tensor, causal: bool) -> Tensor:
+    attention = F.scaled_dot_product_attention(*block_projections(block, x), is_causal=causal)
     return add_feed_forward(block, add_attention(block, x, attention))
 
 
-@cache
-def _tokenizer():
-    return clip_module("simple_tokenizer").SimpleTokenizer()
+def _split_marks(empty: list[int], letter: list[int]) -> tuple[list[int], list[int]]:
+    """The marks before and after a text, from the tokens of no text and of a letter."""
+    before = 0
+    while before < len(empty) and empty[before] == letter[before]:
+        before += 1
+    return empty[:before], empty[before:]

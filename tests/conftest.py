@@ -67,11 +67,15 @@ def tiny_clip():
     return random_clip()
 
 
+CLIP_CONFIG = dict(activation="quick_gelu", vision_heads=2, text_heads=1)
+"""What files of :func:`random_clip`'s weights alone need; other widths have other heads."""
+
+
 @pytest.fixture(scope="session")
 def tiny_clip_path(tiny_clip, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    torch.save(tiny_clip.state_dict(), path)
-    return str(path)
+    from itaclip.clip_model import save_clip
+
+    return str(save_clip(tiny_clip, tmp_path_factory.mktemp("weights") / "tiny"))
 
 
 def bgr_image(height, width, seed=0):

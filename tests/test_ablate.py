@@ -328,8 +328,9 @@ def test_studies_that_do_not_fit_are_left_out_or_refused(config_path):
 def test_backbones_of_other_depths(config_path, tmp_path):
     from conftest import random_clip
 
-    path = tmp_path / "deep.pt"
-    torch.save(random_clip(layers=6, resolution=48).state_dict(), path)
+    from itaclip.clip_model import save_clip
+
+    path = save_clip(random_clip(layers=6, resolution=48), tmp_path / "deep")
     data = run(config_path, "--clip-model", "storybook-tiny", str(path), "--limit", "1")
     cells = data["studies"]["backbone"]["cells"]
     assert list(cells) == ["storybook-tiny", str(path)]

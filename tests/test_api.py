@@ -94,9 +94,11 @@ def test_defaults_follow_the_model(model, storybook):
 def test_a_tower_of_another_depth_takes_the_recipe_s_relative_blocks(tmp_path, caplog):
     from conftest import random_clip
 
-    torch.save(random_clip(layers=6).state_dict(), tmp_path / "six.pt")
+    from itaclip.clip_model import save_clip
+
+    folder = save_clip(random_clip(layers=6), tmp_path / "six")
     with caplog.at_level("INFO"):
-        model = itaclip.load(tmp_path / "six.pt", crop_size=None)
+        model = itaclip.load(folder, crop_size=None)
     assert model.recipe.middle_layers == (4, 5)
     assert "scaled to a tower of 6 blocks" in caplog.text
     assert model.segmentor.settings.windows.whole

@@ -355,10 +355,9 @@ def server(bench, examples, tmp_path_factory):
 
     page = Page(bench, examples, "storybook-tiny")
     _, url, _ = page.blocks.launch(
-        server_name="127.0.0.1",
         server_port=free_port("127.0.0.1", 0),
         prevent_thread_lock=True,
-        **launch_options(),
+        **launch_options(page, "127.0.0.1"),
     )
     yield url, addresses
     page.blocks.close()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import random_clip
+from conftest import CLIP_CONFIG, random_clip
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -18,6 +18,7 @@ from itaclip import InputError
 from itaclip.clip_model import build_clip, fetch_openai, load_clip
 from itaclip.clip_model.checkpoints import read_state_dict
 
+CONFIG = CLIP_CONFIG | dict(vision_heads=1)
 FUZZ = settings(
     max_examples=80,
     deadline=None,
@@ -287,15 +288,19 @@ def clip_state():
         ("visual.conv1.weight", torch.ones(64), "visual.conv1.weight"),
         ("visual.conv1.weight", torch.ones(0, 3, 16, 16), "visual.conv1.weight"),
         ("visual.positional_embedding", torch.ones([]), "visual.positional_embedding"),
-        ("visual.positional_embedding", torch.ones(1, 64), "image_resolution is 0"),
-        ("token_embedding.weight", torch.ones(100, 64), "vocab_size is 100, .* expected 49408;"),
+        ("visual.positional_embedding", torch.ones(1, 64), "image_size is 0"),
+        (
+            "token_embedding.weight",
+            torch.ones(100, 64),
+            "vocabulary_size is 100, .* expected 49408;",
+        ),
         ("positional_embedding", torch.ones(5000, 64), "context_length is 5000"),
-        ("text_projection", torch.ones(65, 32), "transformer_width is 65"),
+        ("text_projection", torch.ones(65, 32), "text_projection.*65|65 wide|asks for"),
     ],
 )
 def test_tensors_that_make_no_clip(key, value, words, clip_state):
     with pytest.raises(InputError, match=words) as caught:
-        build_clip({**clip_state, key: value}, "weights.pt")
+        build_clip({**clip_state, key: value}, "weights.pt", CONFIG)
     assert "weights.pt" in str(caught.value)
 
 
@@ -307,17 +312,17 @@ def test_any_other_shape_is_named(data, clip_state):
     if list(clip_state[key].shape) == shape:
         return
     with pytest.raises(InputError, match=r"weights\.pt"):
-        build_clip({**clip_state, key: torch.zeros(shape)}, "weights.pt")
+        build_clip({**clip_state, key: torch.zeros(shape)}, "weights.pt", CONFIG)
 
 
 def test_no_blocks(clip_state):
     state = {k: v for k, v in clip_state.items() if not k.startswith("transformer.")}
-    with pytest.raises(InputError, match="transformer_layers is 0"):
-        build_clip(state, "weights.pt")
+    with pytest.raises(InputError, match="text_layers is 0"):
+        build_clip(state, "weights.pt", CONFIG)
 
 
-def test_paths_that_are_no_files(tmp_path):
-    with pytest.raises(InputError, match="is a folder"):
+def test_paths_that_are_no_models(tmp_path):
+    with pytest.raises(InputError, match="expected a folder that describes its model"):
         load_clip(tmp_path)
     for path in ("nowhere.pt", "a\0b.pt", "x" * 5000, ""):
         with pytest.raises(InputError, match="clip_model"):
@@ -328,14 +333,14 @@ def test_a_verified_file_in_a_folder_that_is_read_only(tmp_path, monkeypatch):
     """No lock can be made there, and none is needed."""
     import hashlib
 
-    from itaclip.clip_model import load as clip_model
+    from itaclip.clip_model import sources
 
     (tmp_path / "a.pt").write_bytes(b"weights")
     sha256 = hashlib.sha256(b"weights").hexdigest()
-    monkeypatch.setitem(clip_model.OPENAI_MODELS, "ViT-test", (sha256, "a.pt"))
+    monkeypatch.setitem(sources.OPENAI_MODELS, "ViT-test", (sha256, "a.pt"))
 
     def refuse(*args, **kwargs):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(clip_model, "FileLock", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert fetch_openai("ViT-test", tmp_path) == tmp_path / "a.pt"

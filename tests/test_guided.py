@@ -354,7 +354,7 @@ def test_stitched_attention_looks_across_windows(clip):
 
 
 def test_flipped_views_are_turned_back_before_they_meet(clip):
-    """A picture that is its own mirror image gives mirrored similarities."""
+    """Flips of the whole picture and flips of its windows give the same map."""
     half = picture(48, 40)
     image = torch.cat([half, half.flip(-1)], dim=-1)
     own = model(

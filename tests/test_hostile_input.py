@@ -52,6 +52,7 @@ test_dataloader = dict(
 )
 """
 CLIP = """type="ITACLIPSegmentor", clip_model="{weights}", name_path="names.txt",
+    clip_config=dict(activation="quick_gelu", vision_heads=1, text_heads=1),
     attention="maskclip", test_cfg=dict(mode="whole"), text_cache=False"""
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 MASK = np.arange(2000, dtype=np.uint8).reshape(40, 50) % 3
@@ -263,7 +264,7 @@ def test_bad_options(option, folder, capsys):
 MODEL_OPTIONS = {
     "clip_model=none.pt": "clip_model: expected an existing file",
     "clip_model=3": "clip_model: '3'",
-    "clip_model=data": "clip_model: 'data' is a folder",
+    "clip_model=data": "data: expected a folder that describes its model",
     "clip_model=names.txt": "names.txt: cannot be read as a CLIP checkpoint",
     "name_path=3": "name_path: expected the path of a file",
     "name_path=none.txt": "name_path: expected an existing file",

@@ -14,7 +14,7 @@ from conftest import PROJECT, bgr_image
 from PIL import Image
 
 from itaclip import InputError
-from itaclip.clip_model import SHIPPED_MODELS
+from itaclip.clip_model import SHIPPED_MODELS, save_clip
 from itaclip.data.label_files import LoadMappedAnnotations, SaveLabels, read_labels
 from itaclip.evaluation.command import evaluate
 
@@ -64,14 +64,14 @@ def project(tmp_path_factory, tiny_clip):
     (folder / "my_labels.py").write_text(configs[1])
     (data / "classes.txt").write_text(texts[0])
     (data / "texts.txt").write_text(texts[1])
-    torch.save(tiny_clip.state_dict(), folder / "tiny.pt")
+    save_clip(tiny_clip, folder / "tiny")
     return folder
 
 
 def small(key="test_dataloader.dataset.pipeline.1.scale"):
     """What makes the tutorial's configs quick: small pictures, and weights that are at hand."""
     shipped = SHIPPED_MODELS["storybook-tiny"].is_file()
-    weights = "storybook-tiny" if shipped else "tiny.pt"
+    weights = "storybook-tiny" if shipped else "tiny"
     return [f"model.clip_model={weights}", f"{key}=(96,32)"]
 
 

@@ -6,7 +6,8 @@ import json
 import runpy
 
 import pytest
-from conftest import PROJECT
+import torch
+from conftest import CLIP_CONFIG, PROJECT
 from mmengine.config import Config
 from mmseg.registry import DATASETS
 from test_evaluation import folder  # noqa: F401  (a fixture)
@@ -63,11 +64,13 @@ def test_record_is_complete(folder, capsys):  # noqa: F811
     assert read_record(folder / "work_dirs/cfg/record.json") == record
 
 
-def test_record_of_the_model(tiny_clip_path, folder):  # noqa: F811
+def test_record_of_the_model(tiny_clip, folder):  # noqa: F811
     """Weights, texts and the precision that was really used."""
     (folder / "names.txt").write_text("sky\ncat\ndog\n")
     text = (folder / "cfg.py").read_text()
-    model = f'type="ITACLIPSegmentor", clip_model={tiny_clip_path!r}, name_path="names.txt"'
+    model = 'type="ITACLIPSegmentor", clip_model="tiny.pt", name_path="names.txt"'
+    torch.save(tiny_clip.state_dict(), folder / "tiny.pt")
+    model += f", clip_config={CLIP_CONFIG}"
     model += ', attention="clip", precision="fp32", test_cfg=dict(mode="whole")'
     old = 'type="PredictionsFromFiles", folder="predictions"'
     resize = 'dict(type="LoadImageFromFile"), dict(type="Resize", scale=(48, 32)),'
@@ -75,9 +78,8 @@ def test_record_of_the_model(tiny_clip_path, folder):  # noqa: F811
     (folder / "cfg.py").write_text(text)
     evaluate(["--config", "cfg.py"])
     record = read_record(folder / "work_dirs/cfg/record.json")
-    with open(tiny_clip_path, "rb") as file:
-        sha256 = hashlib.sha256(file.read()).hexdigest()
-    assert record["weights"] == {"name": tiny_clip_path, "sha256": sha256}
+    sha256 = hashlib.sha256((folder / "tiny.pt").read_bytes()).hexdigest()
+    assert record["weights"] == {"name": "tiny.pt", "sha256": sha256}
     assert record["precision"] == {"asked": "fp32", "used": "float32"}
     names = hashlib.sha256(b"sky\ncat\ndog\n").hexdigest()
     content = hashlib.sha256(b"sky\ncat\ndog").hexdigest()

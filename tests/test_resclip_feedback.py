@@ -5,7 +5,7 @@ import reference_rivals as rivals
 import torch
 import torch.nn.functional as F
 
-from itaclip.recipes.resclip import feedback_map, label_patches
+from itaclip.recipes.resclip import feedback_maps, label_patches
 
 
 def test_a_patch_takes_the_smallest_of_its_commonest_labels():
@@ -26,7 +26,7 @@ def test_maps_of_random_labels(grid):
     generator = torch.Generator().manual_seed(2)
     labels = F.interpolate(torch.rand(1, 1, 4, 4, generator=generator), grid, mode="bicubic")[0, 0]
     labels = (labels * 5).long()
-    torch.testing.assert_close(feedback_map(labels), rivals.feedback_map(labels))
+    torch.testing.assert_close(feedback_maps(labels[None])[0], rivals.feedback_map(labels))
 
 
 def test_long_lines_are_rounded_exactly():
@@ -34,4 +34,4 @@ def test_long_lines_are_rounded_exactly():
     labels = 1 + torch.arange(13 * 23).view(13, 23)
     for cell in rivals.straight_line((1, 0), (12, 22)):
         labels[cell] = 0
-    torch.testing.assert_close(feedback_map(labels), rivals.feedback_map(labels))
+    torch.testing.assert_close(feedback_maps(labels[None])[0], rivals.feedback_map(labels))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT
+from conftest import CLIP_CONFIG, PROJECT
 from filelock import FileLock
 from PIL import Image
 from starts import Start, comparable, pictures, record, write_data
@@ -411,6 +411,7 @@ def test_changed_weights_and_texts(tmp_path, tiny_clip):
     write_data(tmp_path, 3)
     text = (tmp_path / "cfg.py").read_text()
     model = 'type="ITACLIPSegmentor", clip_model="w.pt", name_path="names.txt", text_cache=False,'
+    model += f"clip_config={CLIP_CONFIG}, "
     model += 'attention="clip", precision="fp32", test_cfg=dict(mode="whole"), '
     text = text.replace('type="LabelsFromRed", seconds=0.0', model)
     resize = 'dict(type="LoadImageFromFile"), dict(type="Resize", scale=(48, 32)),'

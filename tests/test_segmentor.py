@@ -7,6 +7,7 @@ from conftest import bgr_image, normalised
 from mmseg.structures import SegDataSample
 
 from itaclip import InputError, ITACLIPSegmentor, Vocabulary
+from itaclip.clip_model import save_clip
 
 NAMES = [["sky", "wall", "tree"], ["cat"], ["dog", "puppy"], ["boat"]]
 AUX = {"cat": "small furry animal", "dog": "loyal pet", "boat": "vessel on water"}
@@ -111,8 +112,7 @@ def test_patch_size_and_depth_are_read_from_the_weights(tmp_path, texts):
     from conftest import random_clip
 
     clip = random_clip(seed=3, patch=8, resolution=40, layers=6)
-    path = tmp_path / "six.pt"
-    torch.save(clip.state_dict(), path)
+    path = save_clip(clip, tmp_path / "six")
     image = bgr_image(61, 47)
     with torch.no_grad():
         own = reference.blended_text(clip, NAMES, [None] * 4, 0)
@@ -316,8 +316,7 @@ def test_bad_values_are_named(changes, words, tiny_clip_path, tmp_path, monkeypa
 def test_a_recipe_for_12_blocks_is_not_applied_to_another_depth(tmp_path):
     from conftest import random_clip
 
-    path = tmp_path / "deep.pt"
-    torch.save(random_clip(layers=24, width=64).state_dict(), path)
+    path = save_clip(random_clip(layers=24, width=64), tmp_path / "deep")
     words = Vocabulary.from_lists(["cat", "dog"])
     with pytest.raises(InputError, match="24"):
         ITACLIPSegmentor(str(path), vocabulary=words)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from itaclip.runtime import text_cache
+from itaclip.runtime import files, text_cache
 from itaclip.runtime.text_cache import TextCache
 
 KEY, OTHER = "k" * 64, "o" * 64
@@ -78,15 +78,15 @@ def test_other_content_is_not_taken(tensors, cache, capsys):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-@pytest.mark.parametrize("step", ["replace", "save", "mkstemp"])
+@pytest.mark.parametrize("step", ["replace", "save", "create"])
 def test_a_disk_that_takes_nothing_is_said_once(step, code, cache, monkeypatch, capsys):
     def fail(*args, **kwargs):
         raise OSError(code, os.strerror(code))
 
     owner, name = {
-        "replace": (text_cache.os, "replace"),
-        "save": (safetensors.torch, "save_file"),
-        "mkstemp": (text_cache.tempfile, "mkstemp"),
+        "replace": (files.os, "replace"),
+        "save": (safetensors.torch, "save"),
+        "create": (files, "_create"),
     }[step]
     monkeypatch.setattr(owner, name, fail)
     for _ in range(3):
@@ -118,3 +118,35 @@ def test_an_entry_that_may_not_be_read_stays(cache, monkeypatch, capsys):
         assert cache.load(KEY, (3, 5)) is None
     assert capsys.readouterr().err.count("Permission denied") == 1
     assert entry(cache).exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="users and modes")
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770])
+def test_nothing_is_taken_from_where_others_may_write(mode, cache, capsys):
+    planted = torch.ones(3, 5)
+    cache.store(KEY, planted)
+    os.chmod(cache.folder, mode)
+    assert cache.load(KEY, (3, 5)) is None
+    cache.store(OTHER, FEATURES)
+    assert not entry(cache, OTHER).exists()
+    message = capsys.readouterr().err
+    assert "may be written by others" in message and message.count("\n") == 1
+    os.chmod(cache.folder, 0o700)
+    os.chmod(entry(cache), 0o666)
+    assert cache.load(KEY, (3, 5)) is None
+    assert "the entry" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="users and modes")
+def test_entries_of_another_user_are_not_taken(cache, monkeypatch, capsys):
+    monkeypatch.setattr(text_cache.os, "geteuid", lambda: os.getuid() + 1)
+    if os.getuid() == 0:  # what root owns is trusted
+        os.chown(entry(cache), 12345, -1)
+    assert cache.load(KEY, (3, 5)) is None
+    assert "belongs to another user" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="users and modes")
+def test_folder_and_files_are_private_to_the_user(cache):
+    assert cache.folder.stat().st_mode & 0o777 == 0o700
+    assert entry(cache).stat().st_mode & 0o777 == 0o600

@@ -524,12 +524,13 @@ def test_shipped_texts_are_keyed_by_first_names(benchmark):
 
 
 def test_shipped_texts_fit_clip():
-    from itaclip.text_encoder import TextEncoder, imagenet_templates
+    from itaclip.clip_model.tokenizers import openai_tokenizer
+    from itaclip.text_encoder import imagenet_templates
 
     paths = [*PROJECT.glob("aux_texts/*_definitions.txt"), *PROJECT.glob("aux_texts/*_syn*.txt")]
     assert len(paths) >= 16
     entries = [parse_auxiliary_texts(path.read_text().splitlines(), str(path)) for path in paths]
     texts = {text for file in entries for text, _ in file.values()}
     texts |= {n for name in CLASS_FILES for group in shipped(name) for n in group}
-    longest = max(imagenet_templates(), key=lambda t: len(TextEncoder.tokenize(t)))
-    assert max(len(TextEncoder.tokenize(longest.format(text))) for text in texts) <= 77
+    longest = max(imagenet_templates(), key=lambda t: len(openai_tokenizer()(t)))
+    assert max(len(openai_tokenizer()(longest.format(text))) for text in texts) <= 77

@@ -59,7 +59,7 @@ class Head(nn.Module):
 
 
 def crops(pictures: Tensor, count: int) -> Tensor:
-    """Random crops (count, 3, CROP, CROP) of pictures (N, 3, SIDE, SIDE) from 0 to 1, or flipped."""
+    """Random crops (count, 3, CROP, CROP), or flipped, of pictures (N, 3, SIDE, SIDE)."""
     chosen = torch.randint(len(pictures), (count,))
     corner = torch.randint(SIDE - CROP + 1, (count, 2))
     found = [

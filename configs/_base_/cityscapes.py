@@ -1,4 +1,5 @@
 # Cityscapes: 500 images, 19 classes.
+_base_ = ["loading.py"]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=(2048, 560), keep_ratio=True),
@@ -18,10 +19,6 @@ tta_pipeline = [  # the picture and its mirror image
     ),
 ]
 test_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         type="CityscapesDataset",
         data_root="data/cityscapes",

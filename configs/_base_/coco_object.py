@@ -1,27 +1,6 @@
 # COCO-Object: the 80 things of COCO-Stuff 164k and background, 5000 images.
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(2048, 336), keep_ratio=True),
-    dict(type="LoadAnnotations"),
-    dict(type="PackSegInputs"),
-]
-tta_pipeline = [  # the picture and its mirror image
-    dict(type="LoadImageFromFile"),
-    dict(
-        type="TestTimeAug",
-        transforms=[
-            [test_pipeline[1]],
-            [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)],
-            [dict(type="LoadAnnotations")],
-            [dict(type="PackSegInputs")],
-        ],
-    ),
-]
+_base_ = ["loading.py"]
 test_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         type="COCOObject164kDataset",
         data_root="data/coco_stuff164k",
@@ -29,6 +8,5 @@ test_dataloader = dict(
             img_path="images/val2017",
             seg_map_path="annotations/val2017",
         ),
-        pipeline=test_pipeline,
     ),
 )

@@ -1,4 +1,5 @@
-# COCO-Stuff 164k: 5000 images, 171 classes.
+# COCO-Stuff 164k with ITACLIP's short side of 448.
+_base_ = ["coco_stuff_336.py"]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=(2048, 448), keep_ratio=True),
@@ -17,18 +18,4 @@ tta_pipeline = [  # the picture and its mirror image
         ],
     ),
 ]
-test_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type="COCOStuffDataset",
-        data_root="data/coco_stuff164k",
-        data_prefix=dict(
-            img_path="images/val2017",
-            seg_map_path="annotations/val2017",
-        ),
-        pipeline=test_pipeline,
-    ),
-)
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

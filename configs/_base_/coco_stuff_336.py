@@ -1,21 +1,12 @@
-# COCO-Stuff 164k with the short side of the SCLIP family, instead of ITACLIP's 448.
-_base_ = ["coco_stuff.py"]
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(2048, 336), keep_ratio=True),
-    dict(type="LoadAnnotations"),
-    dict(type="PackSegInputs"),
-]
-tta_pipeline = [  # the picture and its mirror image
-    dict(type="LoadImageFromFile"),
-    dict(
-        type="TestTimeAug",
-        transforms=[
-            [test_pipeline[1]],
-            [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)],
-            [dict(type="LoadAnnotations")],
-            [dict(type="PackSegInputs")],
-        ],
+# COCO-Stuff 164k with the short side of the SCLIP family: 5000 images, 171 classes.
+_base_ = ["loading.py"]
+test_dataloader = dict(
+    dataset=dict(
+        type="COCOStuffDataset",
+        data_root="data/coco_stuff164k",
+        data_prefix=dict(
+            img_path="images/val2017",
+            seg_map_path="annotations/val2017",
+        ),
     ),
-]
-test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+)

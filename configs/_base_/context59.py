@@ -1,27 +1,6 @@
 # Pascal Context without background (label 0 is ignored): 5104 images, 59 classes.
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(2048, 336), keep_ratio=True),
-    dict(type="LoadAnnotations"),
-    dict(type="PackSegInputs"),
-]
-tta_pipeline = [  # the picture and its mirror image
-    dict(type="LoadImageFromFile"),
-    dict(
-        type="TestTimeAug",
-        transforms=[
-            [test_pipeline[1]],
-            [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)],
-            [dict(type="LoadAnnotations")],
-            [dict(type="PackSegInputs")],
-        ],
-    ),
-]
+_base_ = ["loading.py"]
 test_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         type="PascalContextDataset59",
         data_root="data/VOCdevkit/VOC2010",
@@ -30,6 +9,5 @@ test_dataloader = dict(
             seg_map_path="SegmentationClassContext",
         ),
         ann_file="ImageSets/SegmentationContext/val.txt",
-        pipeline=test_pipeline,
     ),
 )

@@ -1,4 +1,5 @@
 # Storybook: drawn scenes, made at first use; 200 images in the test split.
+_base_ = ["loading.py"]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations"),
@@ -16,10 +17,6 @@ tta_pipeline = [  # the picture and its mirror image
     ),
 ]
 test_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         type="StorybookDataset",
         data_root="data/storybook",

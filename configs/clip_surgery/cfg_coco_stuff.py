@@ -3,7 +3,7 @@
 # are resized bicubically, theirs bilinearly; no feature surgery.
 # Command: python eval.py --config configs/clip_surgery/cfg_coco_stuff.py
 # Cost: 1 encoder pass for 512x512 network pixels.
-_base_ = ["../_base_/runtime.py", "../_base_/coco_stuff.py"]
+_base_ = ["../_base_/coco_stuff.py", "../_base_/sclip_protocol.py"]
 paper = dict(
     method="CLIP Surgery",
     benchmark="COCO-Stuff",
@@ -12,13 +12,9 @@ paper = dict(
     differs="the authors' segmentation protocol was not published",
 )
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_coco_stuff_sclip.txt",
     attention="clip_surgery",
-    logit_scale=40,
-    precision="auto",
-    test_cfg=dict(mode="whole"),
+    test_cfg=dict(_delete_=True, mode="whole"),
 )
 test_pipeline = [
     dict(type="LoadImageFromFile"),

@@ -4,18 +4,14 @@
 # 85; positions are resized bicubically, theirs bilinearly; no feature surgery.
 # Command: python eval.py --config configs/clip_surgery/cfg_voc21.py
 # Cost: 1 encoder pass for 512x512 network pixels.
-_base_ = ["../_base_/runtime.py", "../_base_/voc21.py"]
+_base_ = ["../_base_/voc21.py", "../_base_/sclip_protocol.py"]
 paper = dict(method="CLIP Surgery", benchmark="VOC21", miou=None, source=None)
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_voc21_sclip.txt",
     background=True,
     attention="clip_surgery",
-    logit_scale=40,
     prob_thd=0.1,
-    precision="auto",
-    test_cfg=dict(mode="whole"),
+    test_cfg=dict(_delete_=True, mode="whole"),
 )
 test_pipeline = [
     dict(type="LoadImageFromFile"),

@@ -3,16 +3,11 @@
 # not known to us: docs/recipes.md. The setting here is the one of the SCLIP family.
 # Command: python eval.py --config configs/clipseg/cfg_voc21.py
 # Cost: 6 encoder passes for 336x448 network pixels.
-_base_ = ["../_base_/runtime.py", "../_base_/voc21.py"]
+_base_ = ["../_base_/voc21.py", "../_base_/sclip_protocol.py"]
 paper = dict(method="CLIPSeg", benchmark="VOC21", miou=None, source=None)
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_voc21_sclip.txt",
     background=True,
     attention="clipseg",
-    logit_scale=40,
     prob_thd=0.1,
-    precision="auto",
-    test_cfg=dict(mode="slide", crop_size=(224, 224), stride=(112, 112)),
 )

@@ -3,7 +3,7 @@
 # Differs: GEM fills one template ('a photo of a {}.'), this project always 80.
 # Command: python eval.py --config configs/gem/cfg_coco_stuff.py
 # Cost: 1 encoder pass for 448x448 network pixels.
-_base_ = ["../_base_/runtime.py", "../_base_/coco_stuff.py"]
+_base_ = ["../_base_/coco_stuff.py", "../_base_/sclip_protocol.py"]
 paper = dict(
     method="GEM",
     benchmark="COCO-Stuff",
@@ -12,13 +12,9 @@ paper = dict(
     differs="the rerun followed ClearCLIP's protocol, this config GEM's but for its template",
 )
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_coco_stuff_sclip.txt",
     attention="gem",
-    logit_scale=40,
-    precision="auto",
-    test_cfg=dict(mode="whole"),
+    test_cfg=dict(_delete_=True, mode="whole"),
 )
 test_pipeline = [
     dict(type="LoadImageFromFile"),

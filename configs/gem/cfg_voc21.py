@@ -4,7 +4,7 @@
 # threshold is not known, so names, scale and threshold are SCLIP's and NACLIP's.
 # Command: python eval.py --config configs/gem/cfg_voc21.py
 # Cost: 1 encoder pass for 448x448 network pixels.
-_base_ = ["../_base_/runtime.py", "../_base_/voc21.py"]
+_base_ = ["../_base_/voc21.py", "../_base_/sclip_protocol.py"]
 paper = dict(
     method="GEM",
     benchmark="VOC21",
@@ -13,15 +13,11 @@ paper = dict(
     differs="80 prompt templates instead of one, and a background threshold of our own",
 )
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_voc21_sclip.txt",
     background=True,
     attention="gem",
-    logit_scale=40,
     prob_thd=0.1,
-    precision="auto",
-    test_cfg=dict(mode="whole"),
+    test_cfg=dict(_delete_=True, mode="whole"),
 )
 test_pipeline = [
     dict(type="LoadImageFromFile"),

@@ -1,15 +1,10 @@
 # NACLIP on Context59: 38.35 mIoU in the authors' repository (ViT-B/16, PAMR).
 # Command: python eval.py --config configs/naclip/cfg_context59.py
 # Cost: 6 encoder passes for 336x448 network pixels.
-_base_ = ["../_base_/runtime.py", "../_base_/context59.py"]
+_base_ = ["../_base_/context59.py", "../_base_/sclip_protocol.py"]
 paper = dict(method="NACLIP", benchmark="Context59", miou=38.35, source="authors' repository")
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_context59.txt",
     attention="naclip",
-    logit_scale=40,
     pamr=dict(num_iter=10, dilations=(8, 16)),
-    precision="auto",
-    test_cfg=dict(mode="slide", crop_size=(224, 224), stride=(112, 112)),
 )

@@ -2,18 +2,14 @@
 # Command: python eval.py --config configs/resclip/cfg_voc21.py
 # Cost: 1 encoder pass for 336x448 network pixels, its last block twice,
 #   and PAMR on its first segmentation.
-_base_ = ["../_base_/runtime.py", "../_base_/voc21.py"]
+_base_ = ["../_base_/voc21.py", "../_base_/sclip_protocol.py"]
 paper = dict(method="ResCLIP", benchmark="VOC21", miou=61.1, source="authors' repository")
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_voc21_sclip.txt",
     background=True,
     attention=dict(
         recipe="resclip", rcs_weight=0.3, sfr_weight=0.7, sfr_scale=2.2, feedback_thd=0.5
     ),
-    logit_scale=40,
     prob_thd=0.1,
-    precision="auto",
-    test_cfg=dict(mode="whole"),
+    test_cfg=dict(_delete_=True, mode="whole"),
 )

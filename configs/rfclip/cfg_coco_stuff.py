@@ -3,7 +3,7 @@
 # global score and adapts text features to the image; neither is built here.
 # Command: python eval.py --config configs/rfclip/cfg_coco_stuff.py
 # Cost: 6 encoder passes for 336x448 network pixels, their last block three times.
-_base_ = ["../_base_/runtime.py", "../_base_/coco_stuff_336.py"]
+_base_ = ["../_base_/coco_stuff_336.py", "../_base_/sclip_protocol.py"]
 paper = dict(
     method="RF-CLIP",
     benchmark="COCO-Stuff",
@@ -12,12 +12,7 @@ paper = dict(
     differs="the published segmentor's global score and text prototypes are not built",
 )
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_coco_stuff_sclip.txt",
     attention="rfclip",
-    logit_scale=40,
     pamr=dict(num_iter=10, dilations=(8, 16)),
-    precision="auto",
-    test_cfg=dict(mode="slide", crop_size=(224, 224), stride=(112, 112)),
 )

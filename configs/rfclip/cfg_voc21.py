@@ -3,7 +3,7 @@
 # global score and adapts text features to the image; neither is built here.
 # Command: python eval.py --config configs/rfclip/cfg_voc21.py
 # Cost: 1 encoder pass for 336x448 network pixels, its last block three times.
-_base_ = ["../_base_/runtime.py", "../_base_/voc21.py"]
+_base_ = ["../_base_/voc21.py", "../_base_/sclip_protocol.py"]
 paper = dict(
     method="RF-CLIP",
     benchmark="VOC21",
@@ -12,14 +12,10 @@ paper = dict(
     differs="the published segmentor's global score and text prototypes are not built",
 )
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_voc21_sclip.txt",
     background=True,
     attention="rfclip",
-    logit_scale=40,
     prob_thd=0.1,
     pamr=dict(num_iter=10, dilations=(8, 16)),
-    precision="auto",
-    test_cfg=dict(mode="whole"),
+    test_cfg=dict(_delete_=True, mode="whole"),
 )

@@ -114,7 +114,8 @@ def prompt_tokens(text: str) -> int:
 
 @cache
 def _longest_template() -> tuple[Callable[[str], list[int]], str]:
-    from ..text_encoder import TextEncoder, imagenet_templates
+    from ..clip_model.tokenizers import openai_tokenizer
+    from ..text_encoder import imagenet_templates
 
-    tokenize = TextEncoder.tokenize
+    tokenize = openai_tokenizer()
     return tokenize, max(imagenet_templates(), key=lambda t: len(tokenize(t.format("cat"))))

@@ -1,186 +1,535 @@
 """Checkpoint files: tensors by name, and no code run, whatever the file holds.
 
-* State dicts (``.pt``) go through PyTorch's own ``weights_only`` reader.
-* TorchScript archives, as OpenAI publishes CLIP, are programs: ``torch.jit.load`` would accept any.
-  Here only their table of attributes and their tensors are read (:class:`_AttributeReader`).
-* ``.safetensors`` and ``.npz`` are data by design.
+A file is opened in two steps. The first reads its table, names, shapes and types, and takes no
+more memory than the table; the second reads one tensor (:meth:`StoredTensor.read`). So what is not
+the model that it should be is refused before anything large is allocated.
+
+What a file is, is told by its content:
+
+* state dicts that PyTorch saved (zip archives, or its older layout), read as data by
+  :mod:`.pickles`;
+* TorchScript archives, as OpenAI publishes CLIP: programs, of which only the attributes are read;
+* ``.safetensors`` and ``.npz`` files.
 
 Archives carry checksums of their parts, which PyTorch does not look at: they are compared here.
 """
 
+import ast
+import io
+import json
 import math
-import pickle
+import mmap
+import os
+import stat
 import struct
-import warnings
 import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import InputError
+from .pickles import Call, PickleError, read_pickle
 
-# What OpenAI's archives and pickled models carry beside the weights.
-_NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
-_MAX_RATIO = 100  # an archive that unpacks to more is a bomb; weights never compress like that
-_MAX_ATTRIBUTES = 100_000
+# Bounds far above every CLIP (bigG has 1,500 tensors and a table of 200 KB), far below an attack.
+_MAX_TENSORS = 20_000
+_MAX_TABLE = 4 << 20
+_MAX_DIRECTORY = 8 << 20
+# What unpacks to more is a bomb: weights hardly compress.
+_MAX_RATIO, _SLACK = 8, 1 << 20
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file.
+
+    Attributes:
+        shape, dtype: of the tensor.
+        read: reads it, contiguous and on the CPU.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+Table = dict[str, StoredTensor]
+
+
+class _Refused(Exception):
+    """Why a file cannot be read."""
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Reads a checkpoint by its content, whatever its suffix; see ``load_clip``.
+    """All tensors of a checkpoint; see :func:`read_table`."""
+    return read_tensors(read_table(path), path)
+
+
+def read_tensors(table: Mapping[str, StoredTensor], source: str | Path) -> dict[str, Tensor]:
+    """The tensors of a table.
 
     Raises:
-        InputError: the file is damaged, holds more than tensors, or is none of the accepted kinds.
+        InputError: the file is damaged.
     """
     try:
-        if path.stat().st_size == 0:
-            raise InputError(_unreadable(path, "it is empty"))
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        if zipfile.is_zipfile(path):
-            return _read_archive(path)
-        with open(path, "rb") as file:
-            if file.read(2) == b"PK":
-                raise InputError(_unreadable(path, "its end is missing"))
-        return _unwrapped(_loaded(path), path)
+        return {key: stored.read() for key, stored in table.items()}
+    except Exception as error:
+        raise InputError(_unreadable(source, _reason(error))) from error
+
+
+def read_table(path: str | Path) -> Table:
+    """The tensors of a checkpoint by name, without their values.
+
+    Wrappings that training code writes are taken off: a dict under ``state_dict``, ``model`` or
+    ``model_state_dict``, and a common prefix ``module.``, ``model.`` or ``_orig_mod.``.
+
+    Raises:
+        InputError: the file is damaged, holds more than tensors, is none of the accepted kinds, is
+            no regular file, or claims more than it holds.
+    """
+    path = Path(path)
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise _Refused("it is no regular file")
+        if status.st_size == 0:
+            raise _Refused("it is empty")
+        table = _without_prefix(_table_of(path, status.st_size))
+        if len(table) > _MAX_TENSORS:
+            raise _Refused(f"it has {len(table)} tensors")
+        claimed = sum(stored.nbytes for stored in table.values())
+        if claimed > _MAX_RATIO * status.st_size + _SLACK:
+            raise _Refused(f"its tensors claim {claimed} bytes in {status.st_size}")
+        return table
     except InputError:
         raise
-    except pickle.UnpicklingError as error:
-        reason = "it is damaged, or holds more than tensors; nothing in it was run"
-        raise InputError(_unreadable(path, reason)) from error
-    except (OSError, SafetensorError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as e:
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise InputError(_unreadable(path, reason)) from e
-    except Exception as error:  # whatever else a crafted file may raise
-        raise InputError(_unreadable(path, type(error).__name__)) from error
+    except Exception as error:  # whatever a crafted file may raise
+        raise InputError(_unreadable(path, _reason(error))) from error
 
 
-def _read_archive(path: Path) -> dict[str, Tensor]:
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        if sum(e.file_size for e in entries) > _MAX_RATIO * path.stat().st_size:
-            raise InputError(_unreadable(path, f"it unpacks to more than {_MAX_RATIO} times"))
-        damaged = archive.testzip()
-        if damaged is not None:
-            raise InputError(_unreadable(path, f"the checksum of {damaged} in it differs"))
-        names = archive.namelist()
-        if any(name.endswith("/constants.pkl") for name in names):
-            return _weights(_read_torchscript(archive))
-    if all(name.endswith(".npy") for name in names):
-        with np.load(path, allow_pickle=False) as arrays:
-            return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
-    return _unwrapped(_loaded(path), path)
+def _table_of(path: Path, size: int) -> Table:
+    with open(path, "rb") as file:
+        head = file.read(1024)
+    if head.startswith(b"PK"):
+        return _read_archive(path)
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise _Refused("it is a Git LFS pointer, which names the weights; run `git lfs pull`")
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise _Refused("it is a web page, such as one that asks for a login or says 'not found'")
+    if len(head) >= 10 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < size:
+        return _read_safetensors(path, size)
+    if head.startswith(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."):
+        return _read_old_layout(path)
+    raise _Refused("it is none of these")
 
 
-def _loaded(path: Path) -> object:
-    with warnings.catch_warnings():  # of odd pickle versions: what is read is checked anyway
-        warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True)
+def _reason(error: Exception) -> str:
+    if isinstance(error, PickleError):
+        return f"it is damaged, or holds more than tensors: {error}; nothing in it was run"
+    text = str(error).strip().splitlines()
+    return text[0][:200] if text else type(error).__name__
 
 
-def _unreadable(path: Path, reason: str) -> str:
+def _unreadable(path: str | Path, reason: str) -> str:
     return (
         f"{path}: cannot be read as a CLIP checkpoint ({reason}); expected a TorchScript archive, "
         "a state dict of tensors, a .safetensors or a .npz file; fetch or save it again."
     )
 
 
-def _unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
+# ---- wrappings ----------------------------------------------------------------------------------
+
+# What OpenAI's archives and pickled models carry beside the weights.
+_NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+_PREFIXES = ("module.", "model.", "_orig_mod.")
+
+
+def _unwrapped(loaded: object) -> Table:
+    for _ in range(3):
+        inner = next(
+            (loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), dict)), None
+        ) if isinstance(loaded, dict) else None  # fmt: skip
+        if inner is None:
+            break
+        loaded = inner
     if not isinstance(loaded, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in loaded.items()
+        isinstance(key, str) and isinstance(value, StoredTensor) for key, value in loaded.items()
     ):
-        raise InputError(_unreadable(path, "it holds something else than a dict of tensors"))
-    return _weights(loaded)
+        raise _Refused("it holds something else than a dict of tensors")
+    return {key: value for key, value in loaded.items() if key not in _NOT_WEIGHTS}
 
 
-def _weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value for key, value in state.items() if key not in _NOT_WEIGHTS}
+def _without_prefix(table: Table) -> Table:
+    for _ in range(3):
+        prefix = next((p for p in _PREFIXES if all(key.startswith(p) for key in table)), None)
+        if prefix is None or not table:
+            break
+        table = {key.removeprefix(prefix): value for key, value in table.items()}
+    return table
 
 
-# ---- TorchScript --------------------------------------------------------------------------------
+# ---- safetensors --------------------------------------------------------------------------------
 
-_STORAGES = {
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "DoubleStorage": torch.float64,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
+_SAFETENSORS_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
 }
 
 
-class _AttributeReader(pickle.Unpickler):
-    """Unpickles a TorchScript module's attributes; modules become plain objects without methods.
-
-    Only the names below can be reached, and none of them runs anything that the file brings along.
-    """
-
-    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
-        super().__init__(archive.open(f"{root}/data.pkl"))
-        self._archive, self._root = archive, root
-        self._storages: dict[str, Tensor] = {}
-        self._module = type("Module", (), {})  # of its own: a file may try to change it
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.partition(".")[0] == "__torch__":
-            return self._module
-        if module == "torch" and name in _STORAGES:
-            return name
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda *parts: _tensor(*parts)
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        if module == "torch.jit._pickle":  # of attributes that are lists: none holds weights
-            return lambda *values: values
-        raise pickle.UnpicklingError(f"{module}.{name} is no part of a module's attributes")
-
-    def persistent_load(self, pid: Any) -> Tensor:
-        kind, storage, key, _, count = pid
-        if kind != "storage" or storage not in _STORAGES:
-            raise pickle.UnpicklingError(f"unknown storage {pid!r}")
-        if key not in self._storages:
-            content = bytearray(self._archive.read(f"{self._root}/data/{key}"))
-            dtype = _STORAGES[storage]
-            if len(content) != count * dtype.itemsize:
-                raise pickle.UnpicklingError(f"the storage {key} holds {len(content)} bytes")
-            values = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0)
-            self._storages[key] = values.to(dtype)
-        return self._storages[key]
+def _read_safetensors(path: Path, size: int) -> Table:
+    """The header (https://github.com/huggingface/safetensors): 8 bytes length, JSON, values."""
+    with open(path, "rb") as file:
+        length = struct.unpack("<Q", file.read(8))[0]
+        if length > _MAX_TABLE:
+            raise _Refused(f"its table of tensors has {length} bytes")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    start, room, table = 8 + length, size - 8 - length, {}
+    if len(header) > _MAX_TENSORS:
+        raise _Refused(f"it has {len(header)} tensors")
+    ends = 0
+    for key, entry in header.items():
+        dtype = _SAFETENSORS_TYPES.get(entry["dtype"])
+        if dtype is None:
+            raise _Refused(f"{key[:100]!r} has the type {str(entry['dtype'])[:20]}")
+        shape, (begin, end) = _shape(entry["shape"]), entry["data_offsets"]
+        if not 0 <= begin <= end or end - begin != math.prod(shape) * dtype.itemsize:
+            raise _Refused(f"{key[:100]!r} has a wrong place or length")
+        ends = max(ends, end)
+        table[key] = StoredTensor(
+            shape, dtype, partial(_values_at, path, start + begin, shape, dtype)
+        )
+    if ends != room:
+        raise _Refused(f"it should hold {ends} bytes of values, but has {room}")
+    return table
 
 
-def _tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_: object) -> Tensor:
-    if math.prod(size) > len(storage):  # repeated values would be a bomb
-        raise pickle.UnpicklingError(f"a tensor of {size} in {len(storage)} values")
-    return storage.as_strided(size, stride, offset).clone()
+def _shape(sizes: Any) -> tuple[int, ...]:
+    sizes = tuple(sizes)
+    if len(sizes) > 8 or not all(type(n) is int and 0 <= n < 1 << 40 for n in sizes):
+        raise _Refused("a tensor's shape is no shape")
+    return sizes
 
 
-def _read_torchscript(archive: zipfile.ZipFile) -> dict[str, Tensor]:
-    """Parameters and buffers of an archive's module, as ``torch.jit.load(…).state_dict()``."""
-    root = next(n for n in archive.namelist() if n.endswith("/constants.pkl")).rpartition("/")[0]
-    if f"{root}/byteorder" in archive.namelist():
+def _values_at(path: Path, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    count = math.prod(shape) * dtype.itemsize
+    with open(path, "rb") as file:
+        file.seek(offset)
+        content = bytearray(count)
+        if file.readinto(content) != count:
+            raise _Refused("its end is missing")
+    return _from_bytes(content, dtype).view(shape)
+
+
+def _from_bytes(content: bytearray, dtype: torch.dtype) -> Tensor:
+    return torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+
+
+# ---- zip archives: state dicts, TorchScript and npz ---------------------------------------------
+
+
+def _read_archive(path: Path) -> Table:
+    _check_directory(path)
+    archive = zipfile.ZipFile(path)  # stays open for the values
+    entries = archive.infolist()
+    if sum(e.file_size for e in entries) > _MAX_RATIO * path.stat().st_size + _SLACK:
+        raise _Refused(f"it unpacks to more than {_MAX_RATIO} times its size")
+    names = [entry.filename for entry in entries]
+    if names and all(name.endswith(".npy") for name in names):
+        return {name.removesuffix(".npy"): _stored_array(archive, name) for name in names}
+    pickled = [name for name in names if name.endswith("/data.pkl")]
+    if len(pickled) != 1:
+        raise _Refused("it is an archive of another kind")
+    root = pickled[0].rpartition("/")[0]
+    if f"{root}/byteorder" in names:
         order = archive.read(f"{root}/byteorder")
         if order != b"little" or struct.pack("=H", 1) != b"\1\0":
-            raise InputError(f"{archive.filename}: its numbers have the other byte order.")
-    state: dict[str, Tensor] = {}
-    waiting = [("", _AttributeReader(archive, root).load())]
-    for _ in range(_MAX_ATTRIBUTES):
-        if not waiting:
-            return state
+            raise _Refused("its numbers have the other byte order")
+    if archive.getinfo(pickled[0]).file_size > _MAX_TABLE:
+        raise _Refused("its table of tensors is too long")
+    storages: dict[str, _Storage] = {}
+
+    def persistent(pid: Any) -> _Storage:
+        dtype, key, count = _storage_id(pid)
+        if key not in storages:
+            size = archive.getinfo(f"{root}/data/{key}").file_size
+            if size != count * dtype.itemsize:
+                raise PickleError(f"the storage {key[:100]} holds {size} bytes")
+            read = partial(_part_of, archive, f"{root}/data/{key}")
+            storages[key] = _Storage(dtype, count, read)
+        return storages[key]
+
+    loaded = read_pickle(archive.read(pickled[0]), _rebuild, persistent)
+    if f"{root}/constants.pkl" in names:
+        loaded = dict(_attributes(loaded))
+    return _unwrapped(loaded)
+
+
+def _check_directory(path: Path) -> None:
+    """Refuses an archive without an end, or whose directory alone would fill the memory."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 66_000))
+        tail = file.read()
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or len(tail) < at + 22:
+        raise _Refused("its end is missing")
+    length = struct.unpack("<I", tail[at + 12 : at + 16])[0]
+    wide = tail.rfind(b"PK\6\6", 0, at)  # zip64: the same in 64 bits
+    if wide >= 0 and len(tail) >= wide + 48:
+        length = struct.unpack("<Q", tail[wide + 40 : wide + 48])[0]
+    if length > _MAX_DIRECTORY:
+        raise _Refused(f"its directory has {length} bytes")
+
+
+def _part_of(archive: zipfile.ZipFile, name: str) -> bytearray:
+    return bytearray(archive.read(name))  # compares the checksum
+
+
+def _stored_array(archive: zipfile.ZipFile, name: str) -> StoredTensor:
+    """An array of an ``.npz`` file; the format is NumPy's, its header a literal dict."""
+    with archive.open(name) as file:
+        magic = file.read(8)
+        if not magic.startswith(b"\x93NUMPY"):
+            raise _Refused(f"{name[:100]} in it is no array")
+        wide = magic[6] > 1
+        length = int.from_bytes(file.read(4 if wide else 2), "little")
+        if length > 10_000:
+            raise _Refused(f"the header of {name[:100]} is too long")
+        header = ast.literal_eval(file.read(length).decode("latin1"))
+    offset = (12 if wide else 10) + length
+    shape, kind = _shape(header["shape"]), np.dtype(str(header["descr"]))
+    if kind.hasobject or (not kind.isnative and kind.itemsize > 1):
+        raise _Refused(f"{name[:100]} in it has the type {kind}")
+    dtype = torch.from_numpy(np.empty(0, kind)).dtype
+    if archive.getinfo(name).file_size != offset + math.prod(shape) * dtype.itemsize:
+        raise _Refused(f"{name[:100]} in it has a wrong length")
+
+    def read() -> Tensor:
+        values = _from_bytes(_part_of(archive, name)[offset:], dtype)
+        if header["fortran_order"]:
+            return values.view(shape[::-1]).permute(*range(len(shape))[::-1]).contiguous()
+        return values.view(shape)
+
+    return StoredTensor(shape, dtype, read)
+
+
+# ---- tensors in pickles -------------------------------------------------------------------------
+
+_STORAGES = {
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.DoubleStorage": torch.float64,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
+}
+
+
+@dataclass
+class _Storage:
+    """A run of values that tensors are made of; one that several share is read once."""
+
+    dtype: torch.dtype
+    count: int
+    bytes_of: Callable[[], bytearray]
+    users: int = 0
+    kept: Tensor | None = None
+
+    def values(self) -> Tensor:
+        if self.kept is not None:
+            return self.kept
+        values = _from_bytes(self.bytes_of(), self.dtype)
+        if self.users > 1:
+            self.kept = values
+        return values
+
+
+def _storage_id(pid: Any) -> tuple[torch.dtype, str, int]:
+    kind, storage, key, _, count = pid[:5]
+    dtype = _STORAGES.get(storage.name) if isinstance(storage, Call) else None
+    if kind != "storage" or dtype is None or not isinstance(key, str) or type(count) is not int:
+        raise PickleError(f"an unknown storage {storage!r}"[:100])
+    return dtype, key, count
+
+
+def _rebuild(name: str, arguments: tuple) -> Any:
+    if name == "torch._utils._rebuild_tensor_v2":
+        return _stored(*arguments[:4])
+    if name == "torch._utils._rebuild_parameter":
+        return arguments[0]
+    return Call(name, arguments)
+
+
+def _stored(storage: Any, offset: Any, size: Any, stride: Any) -> StoredTensor:
+    if not isinstance(storage, _Storage) or type(offset) is not int or offset < 0:
+        raise PickleError("a tensor without values")
+    shape, stride = _shape(size), _shape(stride)
+    if len(shape) != len(stride):
+        raise PickleError("a tensor without a layout")
+    last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+    if math.prod(shape) and (math.prod(shape) > storage.count or last >= storage.count):
+        raise PickleError(f"a tensor of {shape} in {storage.count} values")
+
+    def read() -> Tensor:
+        whole = storage.values()
+        part = whole.as_strided(shape, stride, offset)
+        if storage.users == 1 and part.is_contiguous() and part.numel() == whole.numel():
+            return part
+        return part.clone(memory_format=torch.contiguous_format)
+
+    storage.users += 1
+    return StoredTensor(shape, storage.dtype, read)
+
+
+def _attributes(module: Any) -> Iterator[tuple[str, StoredTensor]]:
+    """Parameters and buffers of a TorchScript module, as ``torch.jit.load(…).state_dict()``."""
+    waiting, found = [("", module)], 0
+    while waiting:
         prefix, module = waiting.pop()
-        for name, value in vars(module).items():
-            if isinstance(value, Tensor):
+        state = module.state if isinstance(module, Call) else None
+        if not isinstance(module, Call) or not module.name.startswith("__torch__."):
+            raise PickleError("something else than a module")
+        for name, value in (state if isinstance(state, dict) else {}).items():
+            if isinstance(value, StoredTensor):
                 if name != "attn_mask":  # a constant of CLIP's text tower
-                    state[prefix + name] = value
-            elif type(value) is type(module):
+                    yield f"{prefix}{name}", value
+            elif isinstance(value, Call) and value.name.startswith("__torch__."):
                 waiting.append((f"{prefix}{name}.", value))
-    raise pickle.UnpicklingError("modules without end")
+            found += 1
+            if found > 5 * _MAX_TENSORS:
+                raise PickleError("modules without end")
+
+
+# ---- PyTorch's older layout ---------------------------------------------------------------------
+
+
+def _read_old_layout(path: Path) -> Table:
+    """Pickles one after another (magic number, version, machine, table, keys), then the values."""
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        storages: dict[str, _Storage] = {}
+        places: dict[str, int] = {}
+
+        def values(key: str) -> bytearray:
+            count = storages[key].count * storages[key].dtype.itemsize
+            with open(path, "rb") as own:
+                own.seek(places[key])
+                found = bytearray(own.read(count))
+            if len(found) != count:
+                raise _Refused("its end is missing")
+            return found
+
+        def persistent(pid: Any) -> _Storage:
+            dtype, key, count = _storage_id(pid)
+            if len(pid) > 5 and pid[5] is not None:
+                raise PickleError("a storage that is part of another")
+            if key not in storages:
+                storages[key] = _Storage(dtype, count, partial(values, key))
+            return storages[key]
+
+        for _ in range(2):
+            read_pickle(content)
+        machine = read_pickle(content)
+        if not machine.get("little_endian", True):
+            raise _Refused("its numbers have the other byte order")
+        loaded = read_pickle(content, _rebuild, persistent)
+        keys, at = read_pickle(content), content.tell()
+        for key in keys:
+            count = int.from_bytes(content[at : at + 8], "little")
+            storage = storages.get(key)
+            if storage is None or storage.count != count:
+                raise _Refused("its table and its values differ")
+            places[key] = at + 8
+            at += 8 + count * storage.dtype.itemsize
+        if at != len(content) or len(places) != len(storages):
+            raise _Refused("its end is missing")
+    return _unwrapped(loaded)
+
+
+# ---- folders ------------------------------------------------------------------------------------
+
+
+def read_folder(folder: Path, stems: tuple[str, ...] = ("model", "pytorch_model")) -> Table:
+    """The tensors of a folder's weights, in one file or in shards.
+
+    Looked for, in this order: ``STEM.safetensors``, its shards' ``STEM.safetensors.index.json``,
+    ``STEM.bin``, its shards' ``STEM.bin.index.json``, ``STEM.pt``.
+
+    Raises:
+        InputError: no weights, a shard that is missing, or a damaged file.
+    """
+    for stem in stems:
+        for suffix in (".safetensors", ".bin", ".pt"):
+            single, index = folder / f"{stem}{suffix}", folder / f"{stem}{suffix}.index.json"
+            if single.exists():
+                return read_table(single)
+            if index.is_file():
+                return _read_shards(index)
+    wanted = ", ".join(f"{stem}.safetensors or {stem}.bin" for stem in stems)
+    raise InputError(f"{folder}: expected a folder with weights ({wanted}), but there are none.")
+
+
+def _read_shards(index: Path) -> Table:
+    content = read_json(index)
+    places = content.get("weight_map")
+    if not isinstance(places, dict) or not all(
+        isinstance(name, str) and Path(name).name == name for name in places.values()
+    ):
+        raise InputError(f"{index}: expected a 'weight_map' of tensors to files beside it.")
+    shards = {name: read_table(index.parent / name) for name in sorted({*places.values()})}
+    table = {}
+    for key, name in places.items():
+        if key not in shards[name]:
+            raise InputError(f"{index}: {key!r} should be in {name}, but it is not.")
+        table[key] = shards[name][key]
+    return table
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        InputError: there is no such file, it is damaged, or it holds something else.
+    """
+    try:
+        if not path.is_file():
+            raise InputError(f"{path}: expected a file, but there is none.")
+        with open(path, "rb") as file:
+            raw = file.read(_MAX_TABLE + 1)
+        if len(raw) > _MAX_TABLE:
+            raise InputError(f"{path}: expected a short description, but it has over 4 MB.")
+        content = json.load(io.BytesIO(raw))
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path}: cannot be read as JSON ({_reason(error)}); fetch it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, but it holds something else.")
+    return content

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import tempfile
+from collections.abc import Sequence
 
 from ..clip_model import OPENAI_MODELS, cache_folder
 from ..errors import InputError
@@ -43,6 +44,13 @@ def add_to(subparsers: argparse._SubParsersAction) -> None:
         default="127.0.0.1",
         help="address to listen at; 0.0.0.0 lets the whole network in; default: %(default)s",
     )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name that the page is reached by, such as a reverse proxy's",
+    )
     parser.add_argument("--port", type=int, help="0: any; default: the first free one from 7860")
     parser.add_argument(
         "--device", help="such as 'cpu' or 'cuda:0'; default: a GPU if there is one"
@@ -65,12 +73,12 @@ def run(args: argparse.Namespace) -> None:
     name, remark = choose_model(args.model, args.config)
     if remark:
         print(remark)
-    segmenter = load(name, config=args.config, device=args.device)
+    segmenter = load(name, config=args.config, device=args.device, text_cache=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl+C, which tidies up
     # Visitors' files lie in a folder of this server alone, which goes when it ends.
     with tempfile.TemporaryDirectory(prefix="itaclip-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        _serve(segmenter, name or args.config, remark, args.host, port)
+        _serve(segmenter, name or args.config, remark, args.host, port, args.allow_host)
 
 
 def choose_model(model: str | None, config: str | None) -> tuple[str | None, str]:
@@ -110,7 +118,14 @@ def free_port(host: str, port: int | None) -> int | None:
         ) from None
 
 
-def _serve(segmenter: Segmenter, name: str, remark: str, host: str, port: int | None) -> None:
+def _serve(
+    segmenter: Segmenter,
+    name: str,
+    remark: str,
+    host: str,
+    port: int | None,
+    names: Sequence[str],
+) -> None:
     from ..app.examples import drawn_examples
     from ..app.page import Page, launch_options
     from ..app.workbench import Workbench
@@ -122,7 +137,7 @@ def _serve(segmenter: Segmenter, name: str, remark: str, host: str, port: int | 
     about = f"{name}: {workbench.describe()}. {remark}".strip()
     page = Page(workbench, drawn_examples(), about)
     _, url, _ = page.blocks.launch(
-        server_name=host, server_port=port, prevent_thread_lock=True, **launch_options()
+        server_port=port, prevent_thread_lock=True, **launch_options(page, host, names)
     )
     print(f"The page is at {url} (Ctrl+C ends it).", flush=True)
     page.blocks.block_thread()

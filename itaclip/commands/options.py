@@ -66,6 +66,25 @@ def add_model_options(parser: argparse.ArgumentParser, recipe: bool = True) -> N
         metavar="RULE[,KEY=VALUE…]",
         help="classes that are not in a picture take no part: max_score or presence",
     )
+    group.add_argument(
+        "--guide",
+        metavar="NAME",
+        help="a second backbone, for recipes that need one: dino-vitb8, hf:OWNER/NAME or a folder",
+    )
+    group.add_argument(
+        "--sam", metavar="NAME", help="SAM's encoder beside it, for the recipe trident: sam-vitb"
+    )
+    group.add_argument(
+        "--propagation",
+        type=parse_dict,
+        metavar="METHOD[,KEY=VALUE…]",
+        help="spread similarities among patches or pixels: lposs, lposs_plus or pearl",
+    )
+    group.add_argument(
+        "--merge",
+        choices=["average", "stitch"],
+        help="how windows meet: their similarities are averaged, or they share one last block",
+    )
     group.add_argument("--device", help="such as cpu or cuda:1; default: the first GPU, else cpu")
     group.add_argument(
         "--precision", choices=["auto", "fp32", "bf16", "fp16"], help="default: auto"
@@ -74,9 +93,12 @@ def add_model_options(parser: argparse.ArgumentParser, recipe: bool = True) -> N
 
 def load_model(args: argparse.Namespace) -> Segmenter:
     """The model that :func:`add_model_options` describes."""
-    keys = ("stride", "short_side", "max_result_side", "precision")
+    keys = ("stride", "short_side", "max_result_side", "precision", "guide", "merge")
     given = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
-    for key, first in (("regions", "source"), ("class_pruning", "rule")):
+    if args.sam is not None:
+        given["guide"] = {"model": args.guide or args.sam, "sam": args.sam}
+    named = (("regions", "source"), ("class_pruning", "rule"), ("propagation", "method"))
+    for key, first in named:
         if getattr(args, key, None) is not None:
             name, values = getattr(args, key)
             given[key] = {first: name, **values}

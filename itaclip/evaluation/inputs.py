@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 
-from ..clip_model import OPENAI_MODELS, SHIPPED_MODELS
+from ..clip_model import openai_twin, weights_identity
 from ..runtime.files import PROJECT_ROOT, resolve_path, sha256_of
 from .published import (
     benchmark_of,
@@ -104,10 +104,10 @@ def weights_entry(model: Mapping[str, Any]) -> dict[str, str] | None:
     name = model.get("clip_model", "ViT-B/16" if model["type"] == "ITACLIPSegmentor" else None)
     if name is None:
         return None
-    if name in OPENAI_MODELS:
-        return {"name": name, "sha256": OPENAI_MODELS[name][0]}
-    path = SHIPPED_MODELS.get(name) or resolve_path(name, "clip_model")
-    return {"name": str(name), "sha256": sha256_of(path)}
+    entry = weights_identity(name)
+    # The same weights from another library's files count as OpenAI's.
+    twin = openai_twin(name, model.get("clip_config"))
+    return entry if twin is None else entry | {"same_as": twin}
 
 
 def data_manifest(dataset: Any) -> dict[str, Any]:

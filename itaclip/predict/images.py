@@ -40,11 +40,16 @@ _EXIF_ORIENTATION = 0x0112
 _STRIP = 1 << 22  # pixels that are converted at a time
 
 
-def read_image(source: object, name: str | None = None, bits: int | None = None) -> np.ndarray:
+def read_image(
+    source: object,
+    name: str | None = None,
+    bits: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
     """Any kind of picture as 8-bit RGB.
 
     * Files and Pillow images are turned as their EXIF orientation says; of several frames the first
-      is taken; palettes are looked up. Files have at most 100 million pixels.
+      is taken; palettes are looked up.
     * What is transparent is laid on white.
     * Wider integers are brought to 8 bits, 16 of them divided by 257; floats from 0 to 1 are
       multiplied by 255; both are rounded.
@@ -57,6 +62,7 @@ def read_image(source: object, name: str | None = None, bits: int | None = None)
         name: what messages call it; None takes the path, or ``'image'``.
         bits: that values of more than 8 bits really have, 8 to 16, such as 12 for a camera's in a
             file of 16; None takes 16, and refuses values that stay below a quarter of that.
+        max_pixels: files with more are refused before they are decoded.
 
     Returns:
         (H, W, 3) uint8.
@@ -72,11 +78,11 @@ def read_image(source: object, name: str | None = None, bits: int | None = None)
         if os.path.isdir(path):  # Path.is_dir raises at names that are too long
             raise InputError(f"{name}: expected an image file, but this is a folder.")
         with _readable(name), open_regular(path, name) as file:
-            return _from_pillow(open_picture(file), name, bits, file)
+            return _from_pillow(open_picture(file), name, bits, file, max_pixels)
     name = name or "image"
     if isinstance(source, bytes):
         with _readable(name), io.BytesIO(source) as file:
-            return _from_pillow(open_picture(file), name, bits, file)
+            return _from_pillow(open_picture(file), name, bits, file, max_pixels)
     if isinstance(source, Image.Image):
         with _readable(name):
             return _from_pillow(source, name, bits)
@@ -129,12 +135,16 @@ def _readable(name: str) -> Iterator[None]:
 
 
 def _from_pillow(
-    picture: Image.Image, name: str, bits: int | None, file: BinaryIO | None = None
+    picture: Image.Image,
+    name: str,
+    bits: int | None,
+    file: BinaryIO | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """An opened picture; ``file``: where it lies, if it is not decoded yet."""
     width, height = picture.size
     if file is not None:
-        limit = min(MAX_PIXELS, 2 * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS))
+        limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
         if width * height > limit:
             raise InputError(
                 f"{name}: the picture is too large: {height}x{width} pixels (height x width) are "

@@ -109,8 +109,12 @@ def attention_at(
     token = 1 + at_patch[0] * grid[1] + at_patch[1]
     found = []
     for recipe in recipes:
-        encoder = segmenter.with_recipe(recipe).segmentor.image_encoder
-        maps = encoder.attention_maps(inputs[None])[0, :, token].mean(0).cpu()  # N
+        own = segmenter.with_recipe(recipe)
+        more = {}
+        if own.recipe.needs_regions:
+            more["regions"] = own.region_map(pixels, source, tuple(sizes))[None]
+        encoder = own.segmentor.image_encoder
+        maps = encoder.attention_maps(inputs[None], **more)[0, :, token].mean(0).cpu()  # N
         weights = maps[1:].unflatten(0, grid).numpy()
         found.append(
             Attention(

@@ -10,11 +10,12 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from ..checks import integer
-from ..clip_model import SHIPPED_MODELS, load_clip, model_path
+from ..clip_model import SHIPPED_MODELS, load_clip
 from ..errors import InputError
 from ..recipes import Recipe
 from ..runtime.config import check_model_keys
 from ..runtime.files import one_line, resolve_path
+from ..runtime.torch_state import undisturbed
 from ..segmentor import Segmentor
 from ..vocabulary import Vocabulary
 from .segmenter import EncodedImage, Segmenter, fitting
@@ -47,9 +48,11 @@ _ALL = dict(aux_text_weight=0.1, logit_scale=40, label_closing=0, precision="aut
 logger = logging.getLogger(__name__)
 
 
+@undisturbed()
 def load(
     clip_model: str | Path | None = None,
     *,
+    clip_config: Mapping | None = None,
     config: str | Path | None = None,
     recipe: str | Mapping | Recipe | None = None,
     device: str | torch.device | None = None,
@@ -63,6 +66,9 @@ def load(
     pamr: Mapping | None = DEFAULT,
     regions: Mapping | None = DEFAULT,
     class_pruning: Mapping | None = DEFAULT,
+    guide: str | Path | Mapping | None = DEFAULT,
+    propagation: str | Mapping | None = DEFAULT,
+    merge: str = DEFAULT,
     logit_scale: float = DEFAULT,
     label_closing: int = DEFAULT,
     prob_thd: float = DEFAULT,
@@ -76,8 +82,11 @@ def load(
     What is not given comes from the config, or without one from the defaults below.
 
     Args:
-        clip_model: OpenAI's name, ``'storybook-tiny'`` (ships with the project) or the path of a
-            checkpoint; default: ViT-B/16.
+        clip_model: OpenAI's name, ``'storybook-tiny'`` (ships with the project),
+            ``'hf:OWNER/NAME'``, a folder that describes its model, or the path of a checkpoint;
+            default: ViT-B/16.
+        clip_config: what a checkpoint that does not describe itself is computed with:
+            ``dict(activation='quick_gelu' or 'gelu', vision_heads=…, text_heads=…)``.
         config: a config file, for its model, classes and pipeline: pictures are then loaded and
             resized as its evaluation does it, and labels are those of the evaluation. Without one,
             a picture that shrinks to less than half is averaged over areas, where an evaluation
@@ -106,6 +115,11 @@ def load(
             None, off. See docs/regions.md.
         class_pruning: classes that take no part in a picture, such as ``dict(rule='max_score')``;
             default: None, off.
+        guide: a second backbone, for recipes and propagation that need one: a name such as
+            ``'dino-vitb8'``, ``'hf:OWNER/NAME'`` or a folder; default: None. See docs/recipes.md.
+        propagation: ``'lposs'``, ``'lposs_plus'``, ``'pearl'`` or ``dict(method=…, …)``; default:
+            None, off.
+        merge: ``'average'`` or ``'stitch'``: how windows meet; default: average.
         logit_scale: factor before the softmax; default: 40.
         label_closing: closing of the label map in pixels, which depends on the classes' order;
             default: 0, off.
@@ -120,15 +134,18 @@ def load(
     given = {
         key: value
         for key, value in locals().items()
-        if key not in ("clip_model", "config", "recipe", "device") and value is not DEFAULT
+        if key not in ("clip_model", "clip_config", "config", "recipe", "device")
+        and value is not DEFAULT
     }
     sized = "short_side" in given or "max_long_side" in given  # instead of the pipeline
     settings, steps = ({}, []) if config is None else _read_config(config, sized)
     name = clip_model if clip_model is not None else settings.pop("clip_model", DEFAULT_MODEL)
     settings.pop("clip_model", None)
+    told = settings.pop("clip_config", None) if clip_config is None else clip_config
     where = _device(device)
     logger.info("loading %s", name)
-    clip = load_clip(model_path(name))
+    clip = load_clip(name, told)
+    clip.source = str(name)
     if config is None:
         side = clip.visual.input_resolution
         own = _STORYBOOK if str(name) in SHIPPED_MODELS else _PHOTOGRAPHS
@@ -174,14 +191,18 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 def _windows(settings: dict) -> dict:
-    """``test_cfg`` from ``crop_size`` and ``stride``, which are taken out of the settings."""
+    """``test_cfg`` from ``crop_size``, ``stride`` and ``merge``, which leave the settings."""
     found = dict(settings.get("test_cfg") or {"mode": "slide"})
+    if "merge" in settings:
+        found["merge"] = settings.pop("merge")
     for key in ("crop_size", "stride"):
         if key in settings:
             found[key] = settings.pop(key)
             if key == "crop_size":
                 found["mode"] = "whole" if found[key] is None else "slide"
-    return {"mode": "whole"} if found["mode"] == "whole" else found
+    if found["mode"] == "whole":
+        return {key: found[key] for key in ("mode", "merge") if key in found}
+    return found
 
 
 def _read_config(path: str | Path, sized: bool) -> tuple[dict, list]:

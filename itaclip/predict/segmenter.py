@@ -249,8 +249,19 @@ class Segmenter:
 
     def _picture(self, encoded: EncodedImage) -> Picture:
         """What regions may ask about a picture."""
-        path = encoded.source if os.path.isfile(encoded.source) else None
-        return Picture(encoded.image.shape[:2], path, lambda: encoded.image, self.device)
+        return self._asked(encoded.image, encoded.source)
+
+    def _asked(self, pixels: np.ndarray, source: str) -> Picture:
+        path = source if os.path.isfile(source) else None
+        return Picture(pixels.shape[:2], path, lambda: pixels, self.device)
+
+    def region_map(self, pixels: np.ndarray, source: str, size: tuple[int, int]) -> Tensor:
+        """The regions of a picture (H, W, 3) at ``size`` (h, w), for recipes that attend in them.
+
+        Raises:
+            InputError: there is no map for it.
+        """
+        return self.segmentor.settings.regions.map(self._asked(pixels, source), size)
 
     def segmentor_for(
         self,

@@ -24,9 +24,9 @@ class Projections(NamedTuple):
     k: Tensor
     v: Tensor
 
-    def patches(self) -> "Projections":
-        """Without [CLS]: each (B, M, N - 1, d)."""
-        return Projections(*(t[:, :, 1:] for t in self))
+    def patches(self, prefix: int = 1) -> "Projections":
+        """Without [CLS]: each (B, M, N - 1, d); ``prefix`` tokens go."""
+        return Projections(*(t[:, :, prefix:] for t in self))
 
 
 def attend(
@@ -71,7 +71,7 @@ def mean_over_blocks(terms: Sequence[str], blocks: Sequence[Projections], values
 
 
 def gaussian_neighbourhood(
-    grid: tuple[int, int], std: float, device: torch.device | None = None
+    grid: tuple[int, int], std: float, device: torch.device | None = None, prefix: int = 1
 ) -> Tensor:
     """The logits' bias ω of NACLIP (eq. 11-13): an unnormalised Gaussian around every patch.
 
@@ -81,16 +81,17 @@ def gaussian_neighbourhood(
     Args:
         grid: (h, w) patches.
         std: σ in patches.
+        prefix: p, tokens before the patches.
 
     Returns:
-        (N, N) float32 with N = 1 + h·w, values in [0, 1].
+        (N, N) float32 with N = p + h·w, values in [0, 1].
     """
 
     def table(size: int) -> Tensor:
         at = torch.arange(size, dtype=torch.float32, device=device)
         return torch.exp(-((at[:, None] - at[None, :]) ** 2) / (2 * std**2))
 
-    return F.pad(torch.kron(table(grid[0]), table(grid[1])), (1, 0, 1, 0))
+    return F.pad(torch.kron(table(grid[0]), table(grid[1])), (prefix, 0, prefix, 0))
 
 
 def self_self(tokens: Tensor, values: Tensor, scale: Tensor, iterations: int = 1) -> Tensor:
@@ -112,7 +113,7 @@ def self_self(tokens: Tensor, values: Tensor, scale: Tensor, iterations: int = 1
     return F.scaled_dot_product_attention(unit * scale, unit, values, scale=1.0)
 
 
-def procrustes_rotation(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+def procrustes_rotation(q: Tensor, k: Tensor, prefix: int = 1) -> tuple[Tensor, Tensor]:
     """The rotation of keys onto queries (PEARL, CVPR 2026), head by head.
 
     With means weighted by w_i ∝ ‖q_i‖ over patches ([CLS]: 0) taken off q and k, R is the polar
@@ -120,14 +121,15 @@ def procrustes_rotation(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     than d) is mapped to 0.
 
     Args:
-        q, k: (B, M, N, d); token 0 is [CLS].
+        q, k: (B, M, N, d).
+        prefix: tokens before the patches ([CLS]).
 
     Returns:
         R (B, M, d, d) and the centred keys k_c (B, M, N, d), fp32.
     """
     q, k = q.float(), k.float()
     weights = q.norm(dim=-1, keepdim=True)  # B, M, N, 1
-    weights = F.pad(weights[:, :, 1:], (0, 0, 1, 0))
+    weights = F.pad(weights[:, :, prefix:], (0, 0, prefix, 0))
     weights = weights / weights.sum(2, keepdim=True)
     centred_q, centred_k = (t - (weights * t).sum(2, keepdim=True) for t in (q, k))
     left, singular, right = torch.linalg.svd((centred_k.transpose(-2, -1) @ centred_q).double())

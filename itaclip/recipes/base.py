@@ -146,6 +146,20 @@ class Recipe:
     def check_width(self, width: int) -> None:
         """Refuses values that do not belong to a tower of ``width`` channels (InputError)."""
 
+    @property
+    def needs_cls(self) -> bool:
+        """Whether the method reads [CLS], or counts on it as token 0; towers may have none."""
+        return True
+
+    def check_cls(self, has_cls: bool) -> None:
+        """Refuses a tower without [CLS] for a method that needs one (InputError)."""
+        if self.needs_cls and not has_cls:
+            raise InputError(
+                f"attention: {type(self).__name__} reads the [CLS] token, but this model's image "
+                "tower has none (SigLIP pools its patches); use a recipe without it, such as "
+                "'itaclip', 'naclip' or 'maskclip'."
+            )
+
     def effective(self) -> "Recipe":
         """Without what has no effect, such as blocks that are read with weight 0."""
         return self

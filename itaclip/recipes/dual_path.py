@@ -25,6 +25,8 @@ class DualPath(Recipe):
 
     path_blocks: int = key(6, "count")
 
+    needs_cls = False
+
     def reads(self, depth: int) -> Reads:
         blocks = tuple(range(max(1, depth - self.path_blocks + 1), depth))
         first = blocks[0] if blocks else depth
@@ -61,7 +63,8 @@ class ClipSurgery(DualPath):
         return attend("vv", tower.projections_of(block), values)
 
     def tokens(self, tower: Tower) -> Tensor:
-        return torch.cat([tower.final_tokens()[:, :1], super().tokens(tower)[:, 1:]], dim=1)
+        cls, patches = tower.final_tokens()[:, : tower.prefix], super().tokens(tower)
+        return torch.cat([cls, patches[:, tower.prefix :]], dim=1)
 
 
 @register(

@@ -69,13 +69,17 @@ class LastBlock(Recipe):
     value_layers: tuple[int, ...] | str = key((), "blocks")
     value_weight: float = key(0.3, "share")
 
+    needs_cls = False
+
     def reads(self, depth: int) -> Reads:
         return Reads(self.middle_layers, (*self.coherence_layers, *self.value_layers))
 
     def mix(self, tower: Tower, values: Tensor) -> Tensor:
         omega = None
         if self.gaussian_std is not None:
-            omega = gaussian_neighbourhood(tower.grid, self.gaussian_std, values.device)
+            omega = gaussian_neighbourhood(
+                tower.grid, self.gaussian_std, values.device, tower.prefix
+            )
             omega = omega.to(values.dtype)
         out = sum_of_terms(self.terms, tower.last, values, omega)
         if self.middle_layers:
@@ -83,14 +87,15 @@ class LastBlock(Recipe):
             fused = mean_over_blocks(self.terms, blocks, values)
             out = torch.lerp(out, fused, self.middle_weight)
         if self.coherence_layers:
-            coherent = self._coherence_attention(tower).to(values.dtype) @ values[:, :, 1:]
-            coherent = torch.cat([values[:, :, :1], coherent], dim=2)  # [CLS] keeps to itself
+            cls, patches = values[:, :, : tower.prefix], values[:, :, tower.prefix :]
+            coherent = self._coherence_attention(tower).to(values.dtype) @ patches
+            coherent = torch.cat([cls, coherent], dim=2)  # [CLS] keeps to itself
             out = torch.lerp(out, coherent, self.coherence_weight)
         return out
 
     def _coherence_attention(self, tower: Tower) -> Tensor:
         """C, (B, 1, P, P): attention among patches that are alike in the middle layers."""
-        outputs = [tower.outputs[i][:, 1:] for i in self.coherence_layers]
+        outputs = [tower.outputs[i][:, tower.prefix :] for i in self.coherence_layers]
         similarity = sum(cosine_similarity(o, centred=True) for o in outputs) / len(outputs)
         return above_mean(similarity, self.coherence_sharpness).unsqueeze(1)
 

@@ -31,9 +31,11 @@ class PEARL(Recipe):
 
     key_weight: float = key(0.08, "not negative")
 
+    needs_cls = False
+
     def mix(self, tower: Tower, values: Tensor) -> Tensor:
         q, k, _ = tower.last
-        rotation, centred = procrustes_rotation(q, k)
+        rotation, centred = procrustes_rotation(q, k, tower.prefix)
         centred = centred * self.key_weight**0.5
         # Both products are one, of twice the width.
         left = torch.cat([q.float(), centred], dim=-1)

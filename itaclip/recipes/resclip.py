@@ -57,6 +57,8 @@ class ResCLIP(Recipe):
     sfr_scale: float = key(2.2, "positive")
     feedback_thd: float = key(0.5, "share")
 
+    needs_cls = False
+
     @property
     def needs_text(self) -> bool:
         return self.sfr_weight is not None
@@ -68,7 +70,9 @@ class ResCLIP(Recipe):
         """As everywhere; ``feedback`` is M, (B, N, N)."""
         scale, bias = 1.0, None
         if self.gaussian_std is not None:
-            bias = gaussian_neighbourhood(tower.grid, self.gaussian_std, values.device)
+            bias = gaussian_neighbourhood(
+                tower.grid, self.gaussian_std, values.device, tower.prefix
+            )
         if feedback is not None:
             scale = self.sfr_scale * (1 - self.sfr_weight)
             feedback = self.sfr_scale * self.sfr_weight * feedback.unsqueeze(1)  # B, 1, N, N
@@ -89,11 +93,12 @@ class ResCLIP(Recipe):
         return tower.finish(mixed, self.residual, self.feed_forward)
 
     def tokens_again(self, tower: Tower, images: Tensor, similarities: Tensor) -> Tensor:
-        maps = []
-        for image, similarity in zip(images, similarities, strict=True):
-            labels = label_patches(similarity, image, tower.patch_size, self.feedback_thd)
-            maps.append(feedback_map(labels))
-        feedback = F.pad(torch.stack(maps), (1, 0, 1, 0))  # [CLS] takes no part
+        labels = [
+            label_patches(similarity, image, tower.patch_size, self.feedback_thd)
+            for image, similarity in zip(images, similarities, strict=True)
+        ]
+        prefix = tower.prefix  # [CLS] takes no part
+        feedback = F.pad(feedback_maps(torch.stack(labels)), (prefix, 0, prefix, 0))
         mixed = self.mix(tower, tower.last.v, feedback)
         return tower.finish(mixed, self.residual, self.feed_forward)
 
@@ -122,7 +127,7 @@ def label_patches(similarities: Tensor, image: Tensor, patch_size: int, threshol
     return counts.argmax(-1).view(h, w)
 
 
-def feedback_map(labels: Tensor) -> Tensor:
+def feedback_maps(labels: Tensor) -> Tensor:
     """M of the second pass: how much patches of the same label are to attend to each other.
 
     1 for two patches of one label; times exp(-c / max c), with c their chessboard distance, where
@@ -130,51 +135,54 @@ def feedback_map(labels: Tensor) -> Tensor:
     divided by its sum, and the whole by its largest value.
 
     Args:
-        labels: (h, w).
+        labels: (B, h, w).
 
     Returns:
-        (P, P) fp32 with P = h·w, values in [0, 1].
+        (B, P, P) fp32 with P = h·w, values in [0, 1].
     """
-    h, w = labels.shape
-    rows = torch.arange(h, device=labels.device).repeat_interleave(w)  # P
-    columns = torch.arange(w, device=labels.device).repeat(h)
-    distance = torch.maximum(
-        (rows[:, None] - rows).abs(), (columns[:, None] - columns).abs()
-    ).float()  # P, P
-    flat = labels.flatten()
-    same = flat[:, None] == flat
-    decay = torch.exp(-distance / max(h - 1, w - 1, 1))
-    raw = torch.where(_line_leaves_label(labels, rows, columns, same, distance), decay, 1.0) * same
-    kernel = torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1, device=labels.device)
-    kernel = torch.exp(-0.5 * (kernel / _BLUR_STD) ** 2)
-    kernel = kernel / kernel.sum()
-    blurred = F.conv1d(raw.unsqueeze(1), kernel.view(1, 1, -1), padding=_BLUR_RADIUS).squeeze(1)
+    h, w = labels.shape[1:]
+    device = labels.device
+    rows = torch.arange(h, device=device).repeat_interleave(w, output_size=h * w)  # P
+    columns = torch.arange(w, device=device).repeat(h)
+    distance = torch.maximum((rows[:, None] - rows).abs(), (columns[:, None] - columns).abs())
+    flat = labels.flatten(1)  # B, P
+    same = flat[:, :, None] == flat[:, None]  # B, P, P
+    left = torch.zeros_like(same)
+    for step in range(1, max(h, w) - 1):
+        at = _on_the_line(rows, columns, distance, step, w)  # P, P
+        # Where a line is over, it is at its end, whose label is the pair's own.
+        left |= flat[:, at.flatten()].view_as(same) != flat[:, :, None]
+    decay = torch.exp(-distance.float() / max(h - 1, w - 1, 1))
+    raw = torch.where(left, decay, 1.0) * same
+    blurred = raw @ _blur_along(h * w, device)
     blurred = blurred / blurred.sum(-1, keepdim=True)
-    return blurred / blurred.max()
+    return blurred / blurred.amax((1, 2), keepdim=True)
 
 
-def _line_leaves_label(
-    labels: Tensor, rows: Tensor, columns: Tensor, same: Tensor, distance: Tensor
-) -> Tensor:
-    """(P, P) bool: pairs of the same label with another one on the straight line between them.
+def _on_the_line(rows: Tensor, columns: Tensor, distance: Tensor, step: int, width: int) -> Tensor:
+    """The patch (P, P) that the straight line of every pair has come to after some steps.
 
     The line has a cell per chessboard step, each coordinate rounded, halves to even. It is the same
-    in both directions, so half of the pairs are walked, each until it is left or at its end.
+    in both directions.
     """
-    flat, left = labels.flatten(), torch.zeros_like(same)
-    start, end = same.triu(1).nonzero(as_tuple=True)
-    number = 1
-    while len(start):
-        length = distance[start, end]
-        unfinished = length > number
-        start, end, length = start[unfinished], end[unfinished], length[unfinished]
+    length = distance.clamp_min(1).float()
+    done = distance.clamp_max(step).float()
+
+    def between(at: Tensor) -> Tensor:
+        start, end = at[:, None], at[None]
         # One division, last: halves are exact.
-        row, column = (
-            ((at[start] * (length - number) + at[end] * number) / length).round().long()
-            for at in (rows, columns)
-        )
-        leaves = flat[row * labels.shape[1] + column] != flat[start]
-        left[start[leaves], end[leaves]] = True
-        start, end = start[~leaves], end[~leaves]
-        number += 1
-    return left | left.T
+        return ((start * (length - done) + end * done) / length).round().long()
+
+    return between(rows) * width + between(columns)
+
+
+def _blur_along(count: int, device: torch.device) -> Tensor:
+    """(count, count): a row times it is the row blurred, zeros beyond its ends; symmetric.
+
+    A matrix, since convolutions on a GPU are rounded to TF32 unasked.
+    """
+    at = torch.arange(count, dtype=torch.float32, device=device)
+    apart = (at[:, None] - at).abs()
+    kernel = torch.exp(-0.5 * (apart / _BLUR_STD) ** 2).masked_fill_(apart > _BLUR_RADIUS, 0)
+    taps = torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1, dtype=torch.float32, device=device)
+    return kernel / torch.exp(-0.5 * (taps / _BLUR_STD) ** 2).sum()

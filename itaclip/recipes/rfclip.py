@@ -39,6 +39,8 @@ class RFCLIP(Recipe):
     smoothing: float = key(0.4, "share")
     similarity_threshold: float = key(0.4, "number")
 
+    needs_cls = False
+
     def check_width(self, width: int) -> None:
         if any(not 0 <= channel < width for channel in self.channels):
             raise InputError(
@@ -54,28 +56,32 @@ class RFCLIP(Recipe):
     def after_block(self, number: int, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         if not self.channels:
             return tokens
-        patches = tokens[:, 1:]
+        prefix = tokens.shape[1] - grid[0] * grid[1]
+        cls, patches = tokens[:, :prefix], tokens[:, prefix:]
         shifted = patches - patches.amin(-1, keepdim=True)
-        share = shifted[..., list(self.channels)].amax(-1) / shifted.sum(-1)  # B, P
+        # Channel by channel: a list as index would be copied to the device in every block.
+        spikes = torch.stack([shifted[..., channel] for channel in self.channels], dim=-1)
+        share = spikes.amax(-1) / shifted.sum(-1)  # B, P
         spiking = (share > self.spike / tokens.shape[-1]).unsqueeze(-1)
         smooth = torch.lerp(patches, mean_3x3(patches, grid), self.smoothing)
-        return torch.cat([tokens[:, :1], torch.where(spiking, smooth, patches)], dim=1)
+        return torch.cat([cls, torch.where(spiking, smooth, patches)], dim=1)
 
     def _attention(self, tower: Tower, values: Tensor) -> Tensor:
         """Mean over all blocks of softmax(s k kᵀ) among patches, on values (B, M, P, c)."""
-        blocks = [tower.projections_of(i).patches() for i in range(1, tower.depth + 1)]
+        blocks = [tower.projections_of(i).patches(tower.prefix) for i in range(1, tower.depth + 1)]
         return mean_over_blocks(("kk",), blocks, values)
 
     def mix(self, tower: Tower, values: Tensor) -> Tensor:
-        return F.pad(self._attention(tower, values[:, :, 1:]), (0, 0, 1, 0))
+        prefix = tower.prefix
+        return F.pad(self._attention(tower, values[:, :, prefix:]), (0, 0, prefix, 0))
 
     def tokens(self, tower: Tower) -> Tensor:
         final = self.after_block(tower.depth, tower.final_tokens(), tower.grid)
         outputs = [*(tower.outputs[i] for i in range(1, tower.depth)), final]
-        guide = sum(outputs)[:, 1:] / len(outputs)
+        guide = sum(outputs)[:, tower.prefix :] / len(outputs)
         similarity = cosine_similarity(guide)
         patches = aggregate(
-            tower.tokens[:, 1:], similarity, self.similarity_threshold, normalise=False
+            tower.tokens[:, tower.prefix :], similarity, self.similarity_threshold, normalise=False
         )
         # Both passes have the same attention, which is linear: their mean is that of the values.
         values = (tower.project(patches).v + tower.project(guide).v) / 2

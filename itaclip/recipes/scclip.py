@@ -55,6 +55,8 @@ class SCCLIP(Recipe):
     second_pass_layers: tuple[int, ...] | str = key((4, 5, 6, 7, 8, 9, 10), "blocks")
     cls_weight: float = key(0.3, "not negative")
 
+    needs_cls = True  # κ · [CLS] is added to every patch
+
     def reads(self, depth: int) -> Reads:
         return Reads(outputs=(self.similarity_layer, self.early_layer, *self.second_pass_layers))
 

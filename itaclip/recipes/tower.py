@@ -3,7 +3,8 @@
 The modules and weights are openai-clip's. Blocks are run by the functions below rather than by
 their ``forward``, because recipes read queries, keys, values and outputs of some.
 
-Shapes: B batch, N = 1 + h·w tokens (token 0 is [CLS]), D width, M heads, d head width.
+Shapes: B batch, N = p + h·w tokens (with p = 1 token 0 is [CLS]; SigLIP has none, p = 0), D width,
+M heads, d head width.
 """
 
 from collections.abc import Callable, Sequence
@@ -106,13 +107,14 @@ class Tower:
         Returns:
             A tower without regions. Where the number of windows changes, [CLS] is their mean.
         """
-        grid = self.grid
+        grid, prefix = self.grid, self.prefix
 
         def tokens(t: Tensor) -> Tensor:
-            patches = move(t[:, 1:].unflatten(1, grid))
+            patches = move(t[:, prefix:].unflatten(1, grid))
             nonlocal found
             found = tuple(patches.shape[1:3])
-            cls = t[:, :1] if len(patches) == len(t) else t[:, :1].mean(0, keepdim=True)
+            cls = t[:, :prefix]
+            cls = cls if len(patches) == len(t) else cls.mean(0, keepdim=True)
             return torch.cat([cls, patches.flatten(1, 2).to(t.dtype)], dim=1)
 
         def heads(t: Tensor) -> Tensor:
@@ -125,6 +127,11 @@ class Tower:
         outputs = {i: tokens(t) for i, t in self.outputs.items()}
         guide = None if self.guide is None else self.guide.moved(guide_move or move)
         return Tower(self.blocks, found, self.patch_size, own, projections, outputs, guide)
+
+    @property
+    def prefix(self) -> int:
+        """p, tokens before the patches."""
+        return self.tokens.shape[1] - self.grid[0] * self.grid[1]
 
     @property
     def depth(self) -> int:
@@ -162,7 +169,7 @@ class Tower:
 
     def with_cls(self, patches: Tensor) -> Tensor:
         """Patches (B, P, D) of a method without a [CLS] of its own, behind the last input's."""
-        return torch.cat([self.tokens[:, :1], patches], dim=1)
+        return torch.cat([self.tokens[:, : self.prefix], patches], dim=1)
 
     def final_tokens(self) -> Tensor:
         """Output (B, N, D) of the unchanged last block."""
@@ -210,14 +217,19 @@ def add_attention(block: nn.Module, tokens: Tensor | None, attention: Tensor) ->
 
 
 def add_feed_forward(block: nn.Module, tokens: Tensor) -> Tensor:
-    """tokens + MLP(LN2(tokens)), (B, N, D).
+    """tokens + MLP(LN2(tokens)), (B, N, D), with the block's own activation.
 
-    CLIP's activation x · sigmoid(1.702 x) is silu(1.702 x) / 1.702; both factors ride on the matrix
-    products, which leaves one pass over the hidden layer instead of three.
+    CLIP's x · sigmoid(1.702 x) is silu(1.702 x) / 1.702; both factors ride on the matrix products,
+    which leaves one pass over the hidden layer instead of three. GELU is one pass by itself.
     """
-    fc, proj = block.mlp.c_fc, block.mlp.c_proj
+    fc, proj, activation = block.mlp.c_fc, block.mlp.c_proj, block.mlp.gelu
     normed = block.ln_2(tokens).to(fc.weight.dtype).flatten(0, 1)
-    hidden = torch.addmm(fc.bias, normed, fc.weight.T, beta=1.702, alpha=1.702)
-    hidden = F.silu(hidden, inplace=True)
-    out = torch.addmm(proj.bias, hidden, proj.weight.T, alpha=1 / 1.702)
+    if isinstance(activation, nn.GELU):
+        hidden = torch.addmm(fc.bias, normed, fc.weight.T)
+        hidden = torch.ops.aten.gelu_(hidden, approximate=activation.approximate)
+        out = torch.addmm(proj.bias, hidden, proj.weight.T)
+    else:
+        hidden = torch.addmm(fc.bias, normed, fc.weight.T, beta=1.702, alpha=1.702)
+        hidden = F.silu(hidden, inplace=True)
+        out = torch.addmm(proj.bias, hidden, proj.weight.T, alpha=1 / 1.702)
     return tokens + out.view_as(tokens)

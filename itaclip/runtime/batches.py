@@ -7,10 +7,13 @@ from functools import cache
 
 import torch
 
+from .pauses import pause
+
 # On a CPU, larger batches fall out of the caches and gain nothing.
 _CPU_PASSES = 10
-# On a GPU, the share of the free memory that one batch may take.
-_GPU_SHARE = 0.5
+# On a GPU, the share of the card's memory that one batch may take: of all of it, and not of what is
+# free at the moment, so that the same card takes the same batches, to the bit, beside other work.
+_GPU_SHARE = 0.25
 _GPU_PASSES = 1024
 # Maps of as many elements are worth giving memory back to the system.
 _MANY_ELEMENTS = 1 << 29
@@ -43,6 +46,7 @@ def run_in_batches(
     size = batch or _fitting_batch(device or items[0].device, bytes_each, passes_each)
     start = 0
     while start < len(items):
+        pause()
         try:
             results = function(items[start : start + size])
         except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -57,8 +61,8 @@ def run_in_batches(
 def _fitting_batch(device: torch.device, bytes_each: int, passes_each: int) -> int:
     if device.type != "cuda":
         return max(1, _CPU_PASSES // passes_each)
-    free, _ = torch.cuda.mem_get_info(device)
-    fitting = int(free * _GPU_SHARE) // bytes_each
+    memory = torch.cuda.get_device_properties(device).total_memory
+    fitting = int(memory * _GPU_SHARE) // bytes_each
     return max(1, min(fitting, _GPU_PASSES // passes_each))
 
 

@@ -17,6 +17,7 @@ def hub_folder(
     *,
     key: str,
     patterns: Sequence[str],
+    one_of: Sequence[str] = (),
     revision: str | None = None,
     complete: Callable[[Path], bool] | None = None,
     may_download: bool = True,
@@ -32,6 +33,7 @@ def hub_folder(
         name: ``OWNER/NAME``.
         key: the config's key or the option that named it, for messages.
         patterns: of the files wanted, at the repository's top: ``*.json``.
+        one_of: patterns of which only the first that the repository has is wanted too.
         revision: branch, tag or commit; None takes the newest.
         complete: says whether a cached folder holds all that is needed: then nothing is asked of
             the net. None asks at every call that may download.
@@ -69,22 +71,27 @@ def hub_folder(
             f"{key}: {name} is not in the local cache. It would be fetched from {HUB}/{name}: "
             f"{how_to_allow or 'download it, or give a folder'}."
         )
-    return _fetched_from_hub(name, key, patterns, revision, say)
+    return _fetched_from_hub(name, key, patterns, one_of, revision, say)
 
 
 def _fetched_from_hub(
-    name: str, key: str, patterns: Sequence[str], revision: str | None, say: Callable[[str], None]
+    name: str,
+    key: str,
+    patterns: Sequence[str],
+    one_of: Sequence[str],
+    revision: str | None,
+    say: Callable[[str], None],
 ) -> Path:
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
-    at = f"{HUB}/{name}"
+    at = f"{constants.ENDPOINT}/{name}"  # $HF_ENDPOINT names a mirror
     try:
         info = huggingface_hub.HfApi().model_info(name, revision=revision, files_metadata=True)
+        files = [file for file in info.siblings if "/" not in file.rfilename]
+        chosen = [p for p in one_of if any(fnmatch(file.rfilename, p) for file in files)][:1]
         wanted = [
-            file
-            for file in info.siblings
-            if "/" not in file.rfilename and any(fnmatch(file.rfilename, p) for p in patterns)
+            file for file in files if any(fnmatch(file.rfilename, p) for p in (*patterns, *chosen))
         ]
         say(f"Fetching {name} from {at} ({human_size(sum(f.size or 0 for f in wanted))})")
         folder = Path(

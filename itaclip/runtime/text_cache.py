@@ -2,8 +2,9 @@
 
 One safetensors file per list of texts, named by a hash of code version, weights, templates and
 texts, so that no entry can be stale. A file holds its name and a checksum of its values, so that a
-damaged or exchanged one is noticed. Files are written aside and renamed: safe against a crash and
-against two processes at once. The folder is bounded in size; the longest unused entries go first.
+damaged or exchanged one is noticed. Folder and files are private to the user, since whoever can
+write there decides about labels: what others may write is not read. Files are written whole or not
+at all. The folder is bounded in size; the longest unused entries go first.
 
 A cache that cannot be used never stops a run: this is said, once, and the features are made anew.
 """
@@ -11,8 +12,8 @@ A cache that cannot be used never stops a run: this is said, once, and the featu
 import hashlib
 import json
 import os
+import stat
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+
+from .files import write_whole
 
 MAX_BYTES = 256 << 20
 # Raise when the files' layout changes: earlier entries are then never found.
@@ -58,6 +61,12 @@ class TextCache:
         """The features under ``key``, or None. A damaged entry is named, removed and made anew."""
         path = self._path(key)
         try:
+            if not self._folder_is_mine():
+                return None
+            problem = _not_mine(path.stat())
+            if problem:
+                self._warn(f"the entry {path.name} is not used, since it {problem}")
+                return None
             features = self._read(path, key, shape)
         except FileNotFoundError:
             return None
@@ -90,25 +99,33 @@ class TextCache:
     def store(self, key: str, features: Tensor) -> None:
         """Keeps features under ``key``; a folder that cannot be written is named and left alone."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle, aside = tempfile.mkstemp(dir=self.folder, suffix=".part")
-            os.close(handle)
-            try:
-                features = features.float().cpu().contiguous()
-                metadata = {"key": key, "sha256": _sha256(features)}
-                safetensors.torch.save_file({"features": features}, aside, metadata)
-                os.replace(aside, self._path(key))
-            except BaseException:
-                self._remove(Path(aside))
-                raise
+            if not self._folder_is_mine(make=True):
+                return
+            features = features.float().cpu().contiguous()
+            metadata = {"key": key, "sha256": _sha256(features)}
+            content = safetensors.torch.save({"features": features}, metadata)
+            write_whole(self._path(key), content, private=True)
             self._shrink()
         except (OSError, SafetensorError) as error:
             self._warn(f"features are not kept, so the next start encodes them again ({error})")
 
+    def _folder_is_mine(self, make: bool = False) -> bool:
+        """Whether nobody else can write here; where others can, this is said."""
+        if make:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+        problem = _not_mine(self.folder.stat())
+        if problem:
+            self._warn(
+                f"the folder is not used, since it {problem}; run `chmod go-w` on it if it is "
+                "yours, or set ITACLIP_CACHE_DIR to a folder of your own"
+            )
+        return not problem
+
     def clear(self) -> int:
         """Removes every entry and returns their number."""
         entries = self._entries()
-        for path in [*entries, *self.folder.glob("*.part")]:
+        for path in entries:
             self._remove(path)
         return len(entries)
 
@@ -149,6 +166,17 @@ class TextCache:
             return
         self._said.add(message)
         print(f"text cache {self.folder}: {message}", file=sys.stderr)
+
+
+def _not_mine(status: os.stat_result) -> str:
+    """How others could have written a file or folder; empty where they could not."""
+    if os.name != "posix":
+        return ""
+    if status.st_uid not in (os.geteuid(), 0):
+        return "belongs to another user"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "may be written by others"
+    return ""
 
 
 def _sha256(features: Tensor) -> str:

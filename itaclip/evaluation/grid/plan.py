@@ -22,7 +22,7 @@ from mmseg.evaluation import IoUMetric
 from mmseg.registry import DATASETS, METRICS, MODELS
 from torch import nn
 
-from ...clip_model import load_clip, model_path
+from ...clip_model import load_clip
 from ...errors import InputError
 from ...mmseg_segmentor import ITACLIPSegmentor
 from ...recipes import Recipe
@@ -177,7 +177,9 @@ class _Builder:
         self.code = code_sha256()
         self.manifests: dict[str, dict] = {}
         self.built: dict[str, Row] = {}  # by the JSON of the settings
-        self.clips: dict[str, nn.Module] = {}  # by name or path; frozen, so all may share them
+        self.clips: dict[
+            tuple[str, str], nn.Module
+        ] = {}  # by name and config; frozen, so all may share them
         self.setting = _setting_of(settings["model"], self.row(settings).model)
 
     def cells(self, name: str, study: Study) -> Iterator[tuple[Cell, Row]]:
@@ -239,10 +241,11 @@ class _Builder:
 
     def _model(self, settings: dict[str, Any]) -> nn.Module:
         if MODELS.get(settings["type"]) is ITACLIPSegmentor:
-            name = settings.get("clip_model", _DEFAULT_CLIP)
-            if name not in self.clips:
-                self.clips[name] = load_clip(model_path(name))
-            settings["clip_model"] = self.clips[name]
+            name, told = settings.get("clip_model", _DEFAULT_CLIP), settings.get("clip_config")
+            key = (name, repr(told))
+            if key not in self.clips:
+                self.clips[key] = load_clip(name, told)
+            settings["clip_model"] = self.clips[key]
         return MODELS.build(settings).eval().to(get_device())
 
     def _dataset(self, key: str, settings: dict[str, Any]) -> Any:

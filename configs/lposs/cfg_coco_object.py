@@ -1,0 +1,34 @@
+# LPOSS on COCO-Object: 33.4 mIoU in secondary notes on the paper.
+# CLIP trained on LAION-2B.
+# Second backbone: DINO's ViT-B/16 (ImageNet-1k without labels, Apache-2.0).
+# With propagation="lposs_plus" it is LPOSS+.
+# Command: python eval.py --config configs/lposs/cfg_coco_object.py
+# Cost: 15 encoder passes for 448x597 network pixels,
+#   and as many of the guide; then one sparse system over all their patches.
+_base_ = ["../_base_/runtime.py", "../_base_/coco_object.py"]
+paper = dict(
+    method="LPOSS",
+    benchmark="COCO-Object",
+    miou=33.4,
+    source="secondary notes on the paper",
+    differs="class names are SCLIP's; the authors give every class one name",
+)
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(2048, 448), keep_ratio=True),
+    dict(type="LoadAnnotations"),
+    dict(type="PackSegInputs"),
+]
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+model = dict(
+    type="ITACLIPSegmentor",
+    clip_model="hf:laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
+    name_path="configs/cls_coco_object_sclip.txt",
+    background=True,
+    attention="maskclip_original",
+    guide="dino-vitb16",
+    propagation="lposs",
+    logit_scale=40,
+    precision="auto",
+    test_cfg=dict(mode="slide", crop_size=(224, 224), stride=(112, 112)),
+)

@@ -1,0 +1,22 @@
+# ProxyCLIP on Context59: 39.1 mIoU in the tables of later papers.
+# Second backbone: DINO's ViT-B/8 (ImageNet-1k without labels, Apache-2.0).
+# Command: python eval.py --config configs/proxyclip/cfg_context59.py
+# Cost: 2 encoder passes for 336x448 network pixels,
+#   and as many of the guide, of 42x42 patches each.
+_base_ = ["../_base_/runtime.py", "../_base_/context59.py"]
+paper = dict(
+    method="ProxyCLIP",
+    benchmark="Context59",
+    miou=39.1,
+    source="tables of later papers",
+)
+model = dict(
+    type="ITACLIPSegmentor",
+    clip_model="ViT-B/16",
+    name_path="configs/cls_context59.txt",
+    attention="proxyclip",
+    guide="dino-vitb8",
+    logit_scale=40,
+    precision="auto",
+    test_cfg=dict(mode="slide", crop_size=(336, 336), stride=(112, 112)),
+)

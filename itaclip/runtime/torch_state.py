@@ -1,0 +1,45 @@
+"""Work that the surrounding state of torch does not change.
+
+The same call gives the same answer under autocast, in inference mode, and with other default
+devices; default dtypes are never relied upon, since they belong to the whole process.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+_AUTOCASTS = ("cpu", "cuda", "mps", "xpu")
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """No gradients, no autocast, no inference mode, and the CPU as the default device.
+
+    Inference mode is left because its tensors can be changed nowhere else, and what is made here
+    is kept: text features, lowered weights. Only this thread is concerned. Also a decorator.
+    """
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        for kind in _AUTOCASTS:
+            if torch.is_autocast_enabled(kind):
+                stack.callback(torch.set_autocast_enabled, kind, True)
+                torch.set_autocast_enabled(kind, False)
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
+
+
+def weights_version(module: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Equal as long as nobody loads or writes other weights into a module; moving it is no change.
+
+    What is written past autograd's sight (``parameter.data.copy_``) is not seen.
+    """
+    return tuple((id(weight), _version(weight)) for weight in module.parameters())
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
