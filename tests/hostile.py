@@ -188,8 +188,8 @@ ROWS = [
     *_models(
         {
             "none.pt": (nothing, "none.pt"),
-            "lfs.pt": (holds("lfs.pt", LFS), "lfs.pt"),
-            "page.pt": (holds("page.pt", HTML), "page.pt"),
+            "lfs.pt": (holds("lfs.pt", LFS), "git lfs pull"),
+            "page.pt": (holds("page.pt", HTML), "web page"),
             "empty.pt": (holds("empty.pt", b""), "empty.pt"),
             "zeros.pt": (holds("zeros.pt", bytes(5000)), "zeros.pt"),
             "pipe.pt": (pipe("pipe.pt"), "pipe.pt"),
