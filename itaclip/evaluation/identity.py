@@ -29,6 +29,7 @@ _NO_FIGURE = (
     *("runtime/pictures.py", "runtime/progress.py", "runtime/tool.py"),
     *("__init__.py", "__main__.py", "errors.py", "plugin.py"),
 )
+_CHECKSUMS = ("weights", "weights of guides", "class names", "auxiliary texts", "code", "data")
 _MAX_NAMED = 4  # differences named in one message
 
 
@@ -124,16 +125,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     ]
     for key in sorted({*old, *new} - {"settings"}):
         if old.get(key) != new.get(key):
-            is_checksum = key in (
-                "weights",
-                "weights of guides",
-                "class names",
-                "auxiliary texts",
-                "code",
-            )
             clauses.append(
                 f"the {key} changed"
-                if is_checksum or key == "data"
+                if key in _CHECKSUMS
                 else f"{key} was {old.get(key)}, now {new.get(key)}"
             )
     more = len(clauses) - _MAX_NAMED
