@@ -1,7 +1,6 @@
 """Every shipped config through the whole Runner, on miniature data in the benchmarks' formats."""
 
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -16,9 +15,6 @@ from itaclip.evaluation.arguments import parse_arguments
 from itaclip.evaluation.command import load_config
 from itaclip.sliding_window import parse_test_cfg, sliding_windows
 from itaclip.vocabulary import load_vocabulary
-
-sys.path.insert(0, str(PROJECT / "tests" / "preparation"))
-import mini_datasets
 
 BENCHMARKS = (
     "voc21", "voc20", "context60", "context59", "coco_object", "coco_stuff", "cityscapes", "ade20k",
@@ -46,21 +42,12 @@ def config_of(path, *options):
     return load_config(parse_arguments(["--config", str(PROJECT / path), *options]))
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """All benchmarks, prepared from miniature raw downloads."""
-    raw = mini_datasets.make_all(tmp_path_factory.mktemp("raw"))
-    root = tmp_path_factory.mktemp("data")
-    mini_datasets.prepare(mini_datasets.NAMES, raw, root)
-    return root
-
-
 @pytest.mark.parametrize("path", CONFIGS)
-def test_the_whole_runner(path, prepared, tmp_path, monkeypatch):
+def test_the_whole_runner(path, mini_benchmarks, tmp_path, monkeypatch):
     monkeypatch.setattr("itaclip.segmentor.imagenet_templates", lambda: ("a {}.", "the {}."))
     config = config_of(path, "--work-dir", str(tmp_path))
     dataset = config.test_dataloader.dataset
-    dataset.data_root = dataset.data_root.replace("data/", f"{prepared}/", 1)
+    dataset.data_root = dataset.data_root.replace("data/", f"{mini_benchmarks}/", 1)
     config.test_dataloader.num_workers = 0
     config.test_dataloader.persistent_workers = False
     config.model.clip_model = "storybook-tiny"

@@ -20,10 +20,11 @@ import traceback
 from collections.abc import Callable
 
 from ..errors import InputError
-from .files import one_line, printable
+from .files import PROJECT_ROOT, one_line, printable
 
 TRACEBACK = "--traceback"
 _DEBUG = "ITACLIP_DEBUG"
+_SCRIPTS = {"eval": "eval.py", "prepare": "datasets/prepare.py", "check": "datasets/check.py"}
 # Exceptions of other libraries that carry one of ours as their cause, by name: importing them costs
 # seconds.
 _WRAPPERS = ("RayTaskError", "UserCodeException")
@@ -80,6 +81,12 @@ def run_tool(main: Callable[[], object]) -> int:
             raise
         _tell(error, f"error: {message}")
         return 2
+
+
+def door(command: str) -> str:
+    """How a command is written here: a script of the checkout, or a command of the program."""
+    script = _SCRIPTS[command]
+    return f"python {script}" if (PROJECT_ROOT / script).is_file() else f"itaclip {command}"
 
 
 def explanation(error: BaseException) -> str | None:
