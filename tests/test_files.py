@@ -13,6 +13,7 @@ from itaclip.runtime.files import (
     NotWrittenError,
     atomic_write,
     open_regular,
+    printable,
     read_text,
     sha256_of,
     write_whole,
@@ -237,3 +238,20 @@ def test_the_exit_policy_needs_nothing_heavy():
     for name in ("files", "tool"):
         text = (Path(files.__file__).parent / f"{name}.py").read_text()
         assert not re.search(r"^\s*(import|from) (torch|numpy|mmengine|mmseg|cv2)", text, re.M)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("plain.png", "plain.png"),
+        ("фото 日本.png", "фото 日本.png"),
+        ("\x1b]0;owned\x07.png", r"\x1b]0;owned\x07.png"),
+        ("a\rb\x9b2J", r"a\rb\x9b2J"),
+        ("turned\u202egnp.exe", r"turned\u202egnp.exe"),
+        (os.fsdecode(b"latin\xe9.png"), r"latin\udce9.png"),
+        ("two\nlines", "two\nlines"),
+    ],
+)
+def test_a_terminal_obeys_no_name(name, shown):
+    assert printable(name) == shown
+    printable(name).encode()

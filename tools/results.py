@@ -20,7 +20,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout without installation
 
 from itaclip.errors import InputError
-from itaclip.evaluation.published import BENCHMARKS, PAPER_WEIGHTS, PUBLISHED, expected_images
+from itaclip.evaluation.published import (
+    BENCHMARKS,
+    ORACLE,
+    PAPER_WEIGHTS,
+    PUBLISHED,
+    expected_images,
+    uses_oracle,
+)
 from itaclip.evaluation.record import FILE_NAME, read_record
 from itaclip.runtime.files import read_text, write_whole
 from itaclip.runtime.tool import run_tool
@@ -100,6 +107,8 @@ def why_left_out(record: Mapping[str, Any]) -> str | None:
         return "it has no score"
     if record.get("partial"):
         return f"it is a partial result: {'; '.join(record['partial'])}"
+    if uses_oracle(record["config"]["resolved"].get("model")):
+        return f"it is no result: {ORACLE}"
     evaluated, expected = record["data"]["images_evaluated"], expected_images(benchmark)
     if evaluated != expected:
         return f"it covers {evaluated} of {expected} images"

@@ -109,7 +109,7 @@ def refuse_address(path: str | Path) -> None:
 
 def source_of(image: object) -> str:
     """What a picture is called in results and messages: its path, or ``'image'``."""
-    return str(image) if isinstance(image, str | Path) else "image"
+    return str(image) if isinstance(image, str | Path) else getattr(image, "source", "image")
 
 
 @contextmanager
