@@ -60,7 +60,8 @@ def small(path, mini_benchmarks, *options):
     config.test_dataloader.num_workers = 0
     config.test_dataloader.persistent_workers = False
     config.model.clip_model = "storybook-tiny"
-    dataset.pipeline[1].scale = (2048, 80) if dataset.pipeline[1].keep_ratio else (80, 80)
+    dataset.indices = 2
+    dataset.pipeline[1].scale = (2048, 64) if dataset.pipeline[1].keep_ratio else (64, 64)
     if config.model.attention == "rfclip":  # its channels are those of ViT-B/16
         config.model.attention = dict(recipe="rfclip", channels=(3, 40))
     if "guide" in config.model:

@@ -56,6 +56,7 @@ class Texts(TypedDict):
 class Weights(TypedDict):
     name: str
     sha256: str
+    same_as: NotRequired[str]  # the OpenAI model that they are, in other files
 
 
 class Data(TypedDict):
