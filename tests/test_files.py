@@ -179,7 +179,7 @@ ENDS = [
     (BadSampleError("a.png: is bad.", "a.png"), 2, "error: a.png: is bad."),
     (InputError("class `X` in itaclip/x.py: a.txt: is bad."), 2, "error: a.txt: is bad."),
     (InputError(f"{LOADER}itaclip.errors.InputError: a: is bad."), 2, "error: a: is bad."),
-    (FileNotFoundError(2, "No such file", "a.txt"), 2, "error: [Errno 2] No such file: 'a.txt'"),
+    (FileNotFoundError(2, "No such file", "a.txt"), 2, "error: a.txt: No such file; check"),
     (ModuleNotFoundError("No", name="mmseg.apis"), 2, "error: mmseg is not installed, and this"),
     (MemoryError(), 2, "error: there is not enough memory (MemoryError)"),
     (Stopped(15), 143, "stopped by SIGTERM"),

@@ -354,6 +354,8 @@ def find_images(pattern: str | Path) -> list[Path]:
     """
     refuse_address(pattern)
     text = str(Path(pattern).expanduser())
+    if "\0" in text:
+        raise InputError(f"{text!r}: no file has a zero byte in its name; correct it.")
     path = Path(text)
     if os.path.isdir(path):
         found = [p for p in path.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES]
