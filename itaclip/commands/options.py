@@ -3,6 +3,7 @@
 import argparse
 import ast
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,14 +168,15 @@ def outputs(images: list[Path], out: str, suffix: str = ".png") -> list[Path]:
 
     Args:
         images: the pictures.
-        out: a file's name with a suffix for one picture; otherwise a folder.
+        out: a file's name with a suffix for one picture; otherwise a folder, as is every name that
+            ends in a slash.
         suffix: of files in a folder.
 
     Raises:
         InputError: a file for several pictures, or a result that would replace a picture.
     """
     path = Path(out).expanduser()
-    if path.is_dir() or not path.suffix:
+    if path.is_dir() or not path.suffix or out.endswith(("/", os.sep)):
         if path.is_file():
             raise InputError(f"{out}: expected a folder, but this is a file; give another name.")
         return plan_outputs(images, path, suffix)
