@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from conftest import PROJECT, bgr_image
 from PIL import Image
 
 from itaclip.commands import COMMANDS, main
+from itaclip.commands.options import outputs
 from itaclip.runtime.tool import run_tool
 
 CLASSES = "sky; sea, ocean; boat"
@@ -255,3 +257,9 @@ def test_the_console(folder):
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.strip().splitlines()[-1].startswith("error: class_names[1]: the name 'a'")
+
+
+def test_a_name_that_ends_in_a_slash_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert outputs([Path("in/a.jpg")], "results.v2/") == [Path("results.v2/a.png")]
+    assert outputs([Path("in/a.jpg")], "b.png") == [Path("b.png")]

@@ -117,7 +117,7 @@ class TwoTowers(nn.Module):
 
 
 def causal_mask(length: int) -> Tensor:
-    return torch.full((length, length), -torch.inf, device="cpu").triu_(1)
+    return torch.full((length, length), -torch.inf, dtype=torch.float32, device="cpu").triu_(1)
 
 
 def empty_model(facts: Facts, table: Mapping[str, StoredTensor]) -> nn.Module:

@@ -12,7 +12,7 @@ from ..predict.images import find_images
 from ..predict.outputs import FORMATS, Exporter, Options
 from ..predict.segmentation import Segmentation
 from ..runtime.decoding import check_bits
-from ..runtime.files import write_whole
+from ..runtime.files import printable, write_whole
 from ..runtime.outputs import check_outputs
 from ..runtime.pictures import picture_format
 from .options import add_model_options, add_word_options, load_model, outputs, words
@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> None:
     def left_out(source: str, error: InputError) -> None:
         bad[source] = str(error)
         entries.append({"image": source, "error": str(error)})
-        print(f"left out: {error}", file=sys.stderr)
+        print(printable(f"left out: {error}"), file=sys.stderr)
 
     entries: list[dict] = []
     results = model.segment_batch(
@@ -166,15 +166,15 @@ def run(args: argparse.Namespace) -> None:
             written += exporter.write(result)
             if args.json is not None:
                 entries.append(result.as_dict())
-            print(_line(result, written), file=log, flush=True)
+            print(printable(_line(result, written)), file=log, flush=True)
     finally:  # interrupted too, what was found is kept
         for path in exporter.finish():
-            print(path, file=log)
+            print(printable(str(path)), file=log)
         if args.json is not None and entries:
             _write_json(entries, args.json)
     if bad:
         print(
-            f"{len(bad)} of {len(images)} pictures were left out: {', '.join(bad)}",
+            printable(f"{len(bad)} of {len(images)} pictures were left out: {', '.join(bad)}"),
             file=sys.stderr,
         )
         raise SystemExit(2 if len(bad) == len(images) else 1)
