@@ -12,7 +12,7 @@ from ..predict.images import find_images
 from ..predict.outputs import FORMATS, Exporter, Options
 from ..predict.segmentation import Segmentation
 from ..runtime.decoding import check_bits
-from ..runtime.files import write_whole
+from ..runtime.files import printable, write_whole
 from ..runtime.outputs import check_outputs
 from ..runtime.pictures import picture_format
 from .options import add_model_options, add_word_options, load_model, outputs, words
@@ -135,6 +135,9 @@ def run(args: argparse.Namespace) -> None:
     pictures, masks = _targets(args, images)
     options = Options(args.min_area, args.tolerance, args.opacity)
     exporter = Exporter(args.format, images, args.out or _FOLDER, options)
+    files = [args.json] if args.json not in (None, "-") else []
+    read = [path for path in (args.class_file, args.config) if path is not None]
+    check_outputs([*pictures.values(), *masks.values(), *exporter.planned, *files], images, read)
     asked = words(args)
     model = load_model(args)
     log = sys.stderr if args.json == "-" else sys.stdout
@@ -143,7 +146,7 @@ def run(args: argparse.Namespace) -> None:
     def left_out(source: str, error: InputError) -> None:
         bad[source] = str(error)
         entries.append({"image": source, "error": str(error)})
-        print(f"left out: {error}", file=sys.stderr)
+        print(printable(f"left out: {error}"), file=sys.stderr)
 
     entries: list[dict] = []
     results = model.segment_batch(
@@ -166,15 +169,15 @@ def run(args: argparse.Namespace) -> None:
             written += exporter.write(result)
             if args.json is not None:
                 entries.append(result.as_dict())
-            print(_line(result, written), file=log, flush=True)
+            print(printable(_line(result, written)), file=log, flush=True)
     finally:  # interrupted too, what was found is kept
         for path in exporter.finish():
-            print(path, file=log)
+            print(printable(str(path)), file=log)
         if args.json is not None and entries:
             _write_json(entries, args.json)
     if bad:
         print(
-            f"{len(bad)} of {len(images)} pictures were left out: {', '.join(bad)}",
+            printable(f"{len(bad)} of {len(images)} pictures were left out: {', '.join(bad)}"),
             file=sys.stderr,
         )
         raise SystemExit(2 if len(bad) == len(images) else 1)
@@ -225,9 +228,6 @@ def _targets(
             raise InputError(
                 f"--mask: {path}: expected a file name that ends in .png, or a folder."
             )
-    files = [args.json] if args.json not in (None, "-") else []
-    inputs = [path for path in (args.class_file, args.config) if path is not None]
-    check_outputs([*pictures.values(), *masks.values(), *files], images, inputs)
     return pictures, masks
 
 

@@ -133,7 +133,11 @@ def _disk_message(error: OSError) -> str:
             f"a file of the run could not be written ({error.strerror}); make room on the disk of "
             "the work dir, or give another --work-dir."
         )
-    return str(error)
+    if not error.filename or not error.strerror:
+        return str(error)
+    name = str(error.filename)
+    name = name if len(name) <= 200 else name[:199] + "…"
+    return f"{name}: {error.strerror}; check that the place exists, may be used, and has room."
 
 
 def _memory_message(error: BaseException) -> str | None:
