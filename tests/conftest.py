@@ -78,6 +78,20 @@ def tiny_clip_path(tiny_clip, tmp_path_factory):
     return str(save_clip(tiny_clip, tmp_path_factory.mktemp("weights") / "tiny"))
 
 
+@pytest.fixture(scope="session")
+def mini_benchmarks(tmp_path_factory):
+    """The data root of all eight benchmarks, prepared from miniature raw downloads in their true
+    formats: two or three images each. A config finds its data below it by its ``data_root`` without
+    the leading ``data/``.
+    """
+    sys.path.insert(0, str(PROJECT / "tests" / "preparation"))
+    import mini_datasets as mini
+
+    root = tmp_path_factory.mktemp("benchmarks")
+    mini.prepare(mini.NAMES, mini.make_all(root / "raw"), root / "data")
+    return root / "data"
+
+
 def bgr_image(height, width, seed=0):
     """A structured uint8 image (3, H, W): gradients, a disc and noise."""
     rng = np.random.default_rng(seed)

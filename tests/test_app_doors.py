@@ -406,3 +406,24 @@ def test_the_uncertainty_is_shown(server, bench, examples):  # noqa: F811
     uncertainty = bench.segment(visit, "sky; sea", "", bench.defaults).result.uncertainty
     bright = picture.sum(-1)
     assert bright[uncertainty > 0.9].mean() > 2 * bright[uncertainty < 0.1].mean()
+
+
+def test_work_ends_at_once_when_a_visitor_closes_the_page(server, functions, bench):  # noqa: F811
+    ask(server, functions["on_example"], [0], "leaver")
+    data = ["; ".join(f"unheard {i}" for i in range(200)), *GOOD[1:]]
+    body = {"fn_index": functions["segment"], "data": data, "session_hash": "leaver"}
+    CLIENT.post(f"{server[0]}{API}/queue/join", json=body)
+    with (
+        httpx.Client(verify=False, trust_env=False) as leaving,
+        leaving.stream("GET", f"{server[0]}{API}/queue/data?session_hash=leaver"),
+    ):
+        wait_until(lambda: bench._turns._working is not None)
+    start = time.monotonic()
+    wait_until(lambda: bench._turns._working is None)
+    assert time.monotonic() - start < 4  # all words take many times as long
+
+
+def wait_until(true):
+    end = time.monotonic() + 20
+    while not true() and time.monotonic() < end:
+        time.sleep(0.005)

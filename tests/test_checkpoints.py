@@ -344,3 +344,144 @@ def test_a_verified_file_in_a_folder_that_is_read_only(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "open", refuse)
     assert fetch_openai("ViT-test", tmp_path) == tmp_path / "a.pt"
+
+
+# ---- attacks and stand-ins: refused by their table, within 2 s and 200 MB ------------------------
+
+
+def with_data_pkl(path, content, **storages):
+    """An archive as PyTorch writes it, around any pickle."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", content)
+        archive.writestr("a/version", "3")
+        for key, values in storages.items():
+            archive.writestr(f"a/data/{key}", values)
+
+
+def shared_storage(path, tensors, numel):
+    """Many tensors over one storage of ``numel`` values, as a state dict."""
+    whole = torch.zeros(numel, dtype=torch.float16)
+    torch.save({f"t{i}": whole for i in range(tensors)}, path)
+
+
+def memo_bomb(path, prefix=b""):
+    """The C unpickler makes room for as many entries as a memo's index says."""
+    with_data_pkl(path, prefix + b"\x80\x02}r\xff\xff\xff\x1f.")
+
+
+def torchscript_memo_bomb(path):
+    memo_bomb(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("a/constants.pkl", b"\x80\x02).")
+
+
+def empty_tensors(path, count=150_000):
+    entry = '"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    header = ("{" + ",".join(entry % i for i in range(count)) + "}").encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+def many_zip_entries(path):
+    """A directory of nine megabytes, which takes many times as much when it is read."""
+    size = 9 << 20
+    end = b"PK\5\6" + bytes(4) + b"\xff" * 4 + size.to_bytes(4, "little") + bytes(6)
+    path.write_bytes(b"PK\3\4" + bytes(size) + end)
+
+
+def bytearray_bomb(path):
+    with_data_pkl(path, b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x01\x85R.")
+
+
+def nested_keys(path):
+    """Tuples within tuples: to hash them takes 2^64 steps."""
+    with_data_pkl(path, b"\x80\x02})q\x00" + b"h\x00h\x00\x86q\x00" * 64 + b"h\x00K\x01s.")
+
+
+def endless_pickle(path):
+    with_data_pkl(path, b"\x80\x02" + b"}" * 3_000_000 + b".")
+
+
+def large_array(path):
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1073741824,), }\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+
+
+def large_string(path):
+    with_data_pkl(path, b"\x80\x02X\xff\xff\xff\x7fabc.")
+
+
+ATTACKS = {
+    "memo index": memo_bomb,
+    "memo index in TorchScript": torchscript_memo_bomb,
+    "memo index in a pickle": lambda path: path.write_bytes(b"\x80\x02}r\xff\xff\xff\x1f."),
+    "tensors over one storage": lambda path: shared_storage(path, 2000, 1 << 20),
+    "empty tensors": empty_tensors,
+    "entries of an archive": many_zip_entries,
+    "a call of bytearray": bytearray_bomb,
+    "keys that never hash": nested_keys,
+    "a pickle of millions of steps": endless_pickle,
+    "a large array without values": large_array,
+    "a string of two gigabytes": large_string,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a pipe": lambda path: os.mkfifo(path),
+    "a tensor beyond its storage": lambda path: with_data_pkl(
+        path,
+        b"\x80\x02}X\x01\x00\x00\x00actorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storage"
+        b"ctorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQK\x00"
+        b"\x8a\x05\x00\x00\x00\x00\x01\x85K\x00\x85\x89}tRs.",
+        **{"0": bytes(4)},
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_attacks_are_refused_before_anything_is_allocated(attack, tmp_path):
+    import resource
+    import time
+
+    path = tmp_path / "weights.pt"
+    ATTACKS[attack](path)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    with pytest.raises(InputError, match=r"weights\.pt: ") as caught:
+        load_clip(path, CONFIG)
+    assert "\n" not in str(caught.value)
+    assert time.process_time() - start < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 200_000  # kB
+
+
+def test_stand_ins_for_weights_have_their_own_sentence(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    with pytest.raises(InputError, match=r"pointer of Git LFS.*git lfs pull"):
+        load_clip(path)
+    path.write_text("\n <!DOCTYPE html><html><body>Log in</body></html>")
+    with pytest.raises(InputError, match="web page"):
+        load_clip(path)
+
+
+@pytest.mark.parametrize("how", ["state_dict", "model", "module.", "model.", "both", "args"])
+def test_wrappings_of_training_code_are_taken_off(how, clip_state, tmp_path):
+    from argparse import Namespace
+
+    state = {**clip_state, "logit_scale": clip_state["logit_scale"].reshape(1)}
+    if how == "both":
+        state = {"state_dict": {f"module.model.{k}": v for k, v in state.items()}, "epoch": 3}
+    elif how == "args":
+        state = {"model": state, "args": Namespace(lr=0.1, name="a"), "optimizer": {"state": {}}}
+    elif how.endswith("."):
+        state = {how + k: v for k, v in state.items() if k != "logit_scale"}
+    else:
+        state = {how: state, "epoch": 3}
+    torch.save(state, tmp_path / "a.pt")
+    loaded = load_clip(tmp_path / "a.pt", CONFIG).state_dict()
+    assert loaded.keys() == clip_state.keys()
+    assert all(torch.equal(loaded[k], v) for k, v in clip_state.items() if k != "logit_scale")
+
+
+def test_a_file_is_told_by_its_content(clip_state, tmp_path):
+    safetensors.torch.save_file(clip_state, tmp_path / "a.pt")
+    torch.save(clip_state, tmp_path / "a.safetensors")
+    for path in tmp_path.iterdir():
+        assert load_clip(path, CONFIG).state_dict().keys() == clip_state.keys()

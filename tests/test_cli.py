@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from conftest import PROJECT, bgr_image
 from PIL import Image
 
 from itaclip.commands import COMMANDS, main
+from itaclip.commands.options import outputs
 from itaclip.runtime.tool import run_tool
 
 CLASSES = "sky; sea, ocean; boat"
@@ -88,6 +90,15 @@ def test_folders_patterns_masks_and_json(segment, folder):
     )
 
 
+def test_a_picture_of_twelve_bits_is_asked_for_and_taken(segment, folder):
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save("wide.png")
+    code, _, err = segment("wide.png", "--classes", CLASSES, "--mask", "m.png")
+    assert code == 2 and "--bits 12 on the command line" in err
+    code, _, err = segment("wide.png", "--classes", CLASSES, "--mask", "m.png", "--bits", "12")
+    assert code == 0, err
+    assert Image.open("m.png").size == (64, 64)
+
+
 def test_json_alone_on_stdout(segment, folder):
     code, out, err = segment("one.png", "--classes", CLASSES, "--json")
     assert code == 0
@@ -151,6 +162,14 @@ def test_a_config_brings_its_classes(capsys, folder):
             "two results would go there",
         ),
         (["--classes", CLASSES, "two.jpg", "--json", "one.png"], "ends in .json"),
+        (["one.png", "--classes", "names.txt"], "is the name of a file, not of classes"),
+        (["https://a.example/b.jpg", "--classes", CLASSES], "nothing is fetched from the web"),
+        (["one.png", "--classes", CLASSES, "--bits", "3"], "--bits: expected None or an integer"),
+        (["one.png", "--classes", CLASSES, "--margin-thd", "0.2"], "margin_thd: 0.2 turns unsure"),
+        (
+            ["two.jpg", "--classes", CLASSES, "--class-file", "a"],
+            "not allowed with argument --classes",
+        ),
         (["one.png", "--classes", "a, b"], "separate classes by ';'"),
         (["one.png", "--classes", "a; a"], "also belongs"),
         (["one.png", "--classes", CLASSES, "--opacity", "7"], "--opacity"),
@@ -255,3 +274,9 @@ def test_the_console(folder):
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.strip().splitlines()[-1].startswith("error: class_names[1]: the name 'a'")
+
+
+def test_a_name_that_ends_in_a_slash_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert outputs([Path("in/a.jpg")], "results.v2/") == [Path("results.v2/a.png")]
+    assert outputs([Path("in/a.jpg")], "b.png") == [Path("b.png")]

@@ -13,6 +13,7 @@ from itaclip.runtime.files import (
     NotWrittenError,
     atomic_write,
     open_regular,
+    printable,
     read_text,
     sha256_of,
     write_whole,
@@ -178,7 +179,7 @@ ENDS = [
     (BadSampleError("a.png: is bad.", "a.png"), 2, "error: a.png: is bad."),
     (InputError("class `X` in itaclip/x.py: a.txt: is bad."), 2, "error: a.txt: is bad."),
     (InputError(f"{LOADER}itaclip.errors.InputError: a: is bad."), 2, "error: a: is bad."),
-    (FileNotFoundError(2, "No such file", "a.txt"), 2, "error: [Errno 2] No such file: 'a.txt'"),
+    (FileNotFoundError(2, "No such file", "a.txt"), 2, "error: a.txt: No such file; check"),
     (ModuleNotFoundError("No", name="mmseg.apis"), 2, "error: mmseg is not installed, and this"),
     (MemoryError(), 2, "error: there is not enough memory (MemoryError)"),
     (Stopped(15), 143, "stopped by SIGTERM"),
@@ -237,3 +238,20 @@ def test_the_exit_policy_needs_nothing_heavy():
     for name in ("files", "tool"):
         text = (Path(files.__file__).parent / f"{name}.py").read_text()
         assert not re.search(r"^\s*(import|from) (torch|numpy|mmengine|mmseg|cv2)", text, re.M)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("plain.png", "plain.png"),
+        ("фото 日本.png", "фото 日本.png"),
+        ("\x1b]0;owned\x07.png", r"\x1b]0;owned\x07.png"),
+        ("a\rb\x9b2J", r"a\rb\x9b2J"),
+        ("turned\u202egnp.exe", r"turned\u202egnp.exe"),
+        (os.fsdecode(b"latin\xe9.png"), r"latin\udce9.png"),
+        ("two\nlines", "two\nlines"),
+    ],
+)
+def test_a_terminal_obeys_no_name(name, shown):
+    assert printable(name) == shown
+    printable(name).encode()

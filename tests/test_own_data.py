@@ -107,6 +107,43 @@ def test_tutorial_with_masks(scored):
     assert scored["results"]["mIoU"] is not None
 
 
+def test_masks_of_0_and_255_are_warned_of(tmp_path, monkeypatch, capfd):
+    """Before and after the run, with the setting to look at; the data lie in the project's folder,
+    and the command runs in another.
+    """
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    for folder in (project / "two/images", project / "two/masks", elsewhere):
+        folder.mkdir(parents=True)
+    for name in ("a", "b"):
+        Image.fromarray(np.full((32, 48, 3), 90, np.uint8)).save(project / f"two/images/{name}.png")
+        mask = bands(32, [0, 255, 0], 16).astype(np.uint8)
+        Image.fromarray(mask).save(project / f"two/masks/{name}.png")
+    (tmp_path / "classes.txt").write_text("sky\nsea\n")
+    bases = PROJECT / "configs/_base_"
+    (tmp_path / "cfg.py").write_text(
+        f"""_base_ = ["{bases}/storybook.py", "{bases}/itaclip.py"]
+model = dict(clip_model="storybook-tiny", name_path="{tmp_path}/classes.txt", pamr=None,
+             test_cfg=dict(_delete_=True, mode="whole"))
+test_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(
+    _delete_=True, type="BaseSegDataset", data_root="two", img_suffix=".png",
+    data_prefix=dict(img_path="images", seg_map_path="masks"),
+    metainfo=dict(classes=["sky", "sea"]), pipeline={{{{_base_.test_pipeline}}}}))
+"""
+    )
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setattr("itaclip.data.check.PROJECT_ROOT", project)
+    metrics = evaluate(["--config", str(tmp_path / "cfg.py")])
+    assert 0 <= metrics["mIoU"] <= 100
+    out, err = capfd.readouterr()
+    remedy = "take dict(type='LoadMappedAnnotations', mapping={0: 0, 255: 1}) in the pipeline"
+    assert (
+        f"hold 0 and 255 alone, and 255 is ignored; if 255 is a class in these masks, {remedy}"
+        in err
+    )
+    assert "class 1 (sea) occurs in no mask; if 255" in out
+    assert remedy in out
+
+
 def test_tutorial_without_masks(project, scored, monkeypatch):
     """The labels that come out are those that were scored."""
     monkeypatch.chdir(project)

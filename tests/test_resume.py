@@ -10,6 +10,7 @@ import sys
 import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -354,8 +355,19 @@ def test_only_code_that_can_change_a_figure_counts():
     assert {"segmentor.py", "refinement.py", "recipes/tower.py", "clip_model/load.py"} <= counted
     assert {"data/loading.py", "data/guard.py", "evaluation/loop.py"} <= counted
     assert {"evaluation/boundary.py", "evaluation/journal.py", "vocabulary.py"} <= counted
-    free = ("app/", "commands/", "aux_text/", "predict/", "label/")
+    free = ("app/", "commands/", "aux_text/", "predict/", "labelling/")
     assert not [name for name in counted if name.startswith(free)]
+
+
+def test_weights_of_guides_count():
+    """They may lie in a folder, whose content changes behind its name."""
+    first, second = (
+        SimpleNamespace(image_encoder=SimpleNamespace(guide=torch.nn.Linear(2, 2), sam=None))
+        for _ in range(2)
+    )
+    assert identity._guides_sha256(first) == identity._guides_sha256(first)
+    assert identity._guides_sha256(first) != identity._guides_sha256(second)
+    assert identity._guides_sha256(object()) == []
 
 
 # ---- what is refused ----------------------------------------------------------------------------

@@ -334,3 +334,16 @@ def test_asset():
 def test_model_card_names_the_asset():
     card = (ROOT / "docs" / "storybook_tiny" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert hashlib.sha256(ASSET.read_bytes()).hexdigest() in card
+
+
+def test_nothing_is_drawn_into_the_root_of_the_file_system(tmp_path, monkeypatch):
+    from itaclip.data import datasets
+
+    drawn = []
+    monkeypatch.setattr(datasets, "ensure_split", lambda root, split: drawn.append(str(root)))
+    monkeypatch.setenv("ITACLIP_CACHE_DIR", str(tmp_path))
+    monkeypatch.chdir("/")
+    datasets.StorybookDataset("data/storybook", lazy_init=True)
+    monkeypatch.chdir(tmp_path)
+    datasets.StorybookDataset("data/storybook", lazy_init=True)
+    assert drawn == [str(tmp_path / "storybook"), "data/storybook"]

@@ -30,6 +30,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
 from itaclip.errors import InputError  # noqa: E402
+from itaclip.runtime.files import write_whole  # noqa: E402
 from itaclip.runtime.tool import run_tool  # noqa: E402
 
 METADATA = {
@@ -123,12 +124,10 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"{path}: there is no such notebook; correct the path.")
     notebook = nbformat.read(path, as_version=4)
     execute(notebook, path.resolve().parent)
-    refuse_paths(notebook)
     clean(notebook)
+    refuse_paths(notebook)
     nbformat.validate(notebook)
-    aside = path.with_suffix(".part")
-    nbformat.write(notebook, aside)
-    aside.replace(path)
+    write_whole(path, nbformat.writes(notebook) + "\n")
     print(f"{path}: {len(notebook.cells)} cells, {path.stat().st_size >> 10} KiB")
 
 

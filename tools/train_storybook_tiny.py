@@ -7,7 +7,6 @@ a checkpoint from which it resumes, and writes a log with a line of JSON every 5
 """
 
 import argparse
-import hashlib
 import json
 import math
 import os
@@ -48,6 +47,8 @@ from storybook_training.pictures import (  # noqa: E402
     draw_pictures,
     lay_mosaics,
 )
+
+from itaclip.runtime.files import atomic_write, sha256_of  # noqa: E402
 
 TRAIN_SEED, CELL_SEED = 20_002, 20_003
 
@@ -164,12 +165,12 @@ def train(rank: int, args: argparse.Namespace) -> None:
                 "optimizer": optimizer.state_dict(),
                 "step": step,
             }
-            torch.save(state, checkpoint.with_suffix(".part"))
-            os.replace(checkpoint.with_suffix(".part"), checkpoint)
+            with atomic_write(checkpoint) as aside:
+                torch.save(state, aside)
             save_model(model, captioner.tokens, embedding, Path(args.out))
     bar.close()
     if rank == 0:
-        digest = hashlib.sha256(Path(args.out).read_bytes()).hexdigest()
+        digest = sha256_of(args.out)
         print(f"{args.out}: {Path(args.out).stat().st_size / 1e6:.2f} MB, sha256 {digest}")
 
 

@@ -6,8 +6,10 @@ scripts may send. Gradio's routes that fetch for a visitor, or do what the page 
 closed, and files are those that were uploaded: no address in a request is ever looked up.
 """
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -79,8 +81,31 @@ class Gate:
         session = _session(scope)
         if session is None:
             return await self.app(scope, receive, send)
-        with self.visitors.connected(session):
-            return await self.app(scope, receive, send)
+        return await self._while_connected(session, scope, receive, send)
+
+    async def _while_connected(self, session: str, scope: Scope, receive: Asgi, send: Asgi) -> None:
+        """A visitor's stream. Gradio sees that he is gone when it sends; the work ends at once."""
+        waiting, gone = [await receive()], asyncio.Event()
+        with ExitStack() as connection:
+            connection.enter_context(self.visitors.connected(session))
+
+            async def watch() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                connection.close()
+                gone.set()
+
+            async def own_receive() -> Any:
+                if waiting:
+                    return waiting.pop()
+                await gone.wait()
+                return {"type": "http.disconnect"}
+
+            watching = asyncio.create_task(watch())
+            try:
+                await self.app(scope, own_receive, send)
+            finally:
+                watching.cancel()
 
     # ---- who ------------------------------------------------------------------------------------
 

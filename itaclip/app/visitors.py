@@ -13,7 +13,7 @@ from .workbench import Visit
 MOST = 200  # visitors; an image and its labels take some 6 MB each
 _BUDGET = 2 << 30  # bytes of all visitors' features and scores; without, images and labels stay
 _IDLE = 3600  # seconds after which a visitor without a connection makes room, should it be needed
-_GRACE = 10  # seconds in which a visitor who is not connected yet counts as listening
+_GRACE = 3  # seconds in which a visitor who is not connected yet counts as listening
 
 
 @dataclass

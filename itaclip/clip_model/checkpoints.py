@@ -20,7 +20,6 @@ import json
 import math
 import mmap
 import os
-import stat
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +33,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..runtime.files import open_regular, stand_in_for_file
 from .pickles import Call, PickleError, read_pickle
 
 # Bounds far above every CLIP (bigG has 1,500 tensors and a table of 200 KB), far below an attack.
@@ -98,17 +98,16 @@ def read_table(path: str | Path) -> Table:
     """
     path = Path(path)
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise _Refused("it is no regular file")
-        if status.st_size == 0:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+        if size == 0:
             raise _Refused("it is empty")
-        table = _without_prefix(_table_of(path, status.st_size))
+        table = _without_prefix(_table_of(path, size))
         if len(table) > _MAX_TENSORS:
             raise _Refused(f"it has {len(table)} tensors")
         claimed = sum(stored.nbytes for stored in table.values())
-        if claimed > _MAX_RATIO * status.st_size + _SLACK:
-            raise _Refused(f"its tensors claim {claimed} bytes in {status.st_size}")
+        if claimed > _MAX_RATIO * size + _SLACK:
+            raise _Refused(f"its tensors claim {claimed} bytes in {size}")
         return table
     except InputError:
         raise
@@ -121,10 +120,8 @@ def _table_of(path: Path, size: int) -> Table:
         head = file.read(1024)
     if head.startswith(b"PK"):
         return _read_archive(path)
-    if head.startswith(b"version https://git-lfs.github.com/spec/"):
-        raise _Refused("it is a Git LFS pointer, which names the weights; run `git lfs pull`")
-    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise _Refused("it is a web page, such as one that asks for a login or says 'not found'")
+    if stand_in := stand_in_for_file(head):
+        raise InputError(f"{path}: {stand_in}")
     if len(head) >= 10 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < size:
         return _read_safetensors(path, size)
     if head.startswith(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."):

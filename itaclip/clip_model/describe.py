@@ -256,6 +256,14 @@ _OPEN_CLIP_REFUSED = {
     "attentional_pool": "CoCa's pooling",
     "embed_cls": "CoCa's text tower",
 }
+_TIMM_REFUSED = {
+    "eva": " (EVA-CLIP: rotary positions, gated MLPs)",
+    "vit_pe_core": " (PE-Core: rotary positions)",
+    "vit_base_mci": " (MobileCLIP-B: convolutions before the blocks)",
+    "fastvit": " (MobileCLIP-S: convolutional)",
+    "convnext": " (convolutional)",
+    "vitamin": " (ViTamin: convolutional stages)",
+}
 # timm's SigLIP towers: (width, layers, heads, hidden) by the size in the name. Most have the exact
 # GELU there, though they were trained with the approximate one, which others of them have.
 _SIGLIP_SIZES = {
@@ -283,11 +291,11 @@ def _open_clip(config: Mapping, path: Path) -> dict[str, Any]:
     for place, part in (("", model), ("vision_cfg", vision), ("text_cfg", text)):
         _check_keys(part, place, path)
     timm = vision.get("timm_model_name")
-    told = _open_clip_text(model, text, path)
     if timm is None:
-        told |= _open_clip_vision(model, vision, path)
+        told = _open_clip_vision(model, vision, path)
     else:
-        told |= _siglip_vision(str(timm), vision, path)
+        told = _siglip_vision(str(timm), vision, path)
+    told |= _open_clip_text(model, text, path)
     told |= _preprocessing(config.get("preprocess_cfg") or {}, told["family"], path)
     return told
 
@@ -394,7 +402,8 @@ def _siglip_vision(name: str, vision: Mapping, path: Path) -> dict[str, Any]:
     size, _, rest = name.partition("_patch")
     kind = (vision.get("timm_pool"), vision.get("timm_proj") or "none")
     if "_siglip_" not in name or size not in _SIGLIP_SIZES or kind != ("map", "none"):
-        raise _unsupported(path, "timm_model_name", name)
+        known = next((what for start, what in _TIMM_REFUSED.items() if name.startswith(start)), "")
+        raise _unsupported(path, "timm_model_name", f"{name}{known}")
     width, layers, heads, hidden = _SIGLIP_SIZES[size]
     return dict(
         family="siglip",

@@ -6,6 +6,7 @@ Nothing is guessed, and a description that contradicts the weights is refused.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -233,9 +234,9 @@ def _built(
     for key in ("logit_scale", "logit_bias"):
         if key in state:
             value = float(state[key])
-            facts = replace(facts, **{key: torch.tensor(value).exp().item()
+            facts = replace(facts, **{key: math.exp(min(value, 100.0))
                                       if key == "logit_scale" else value})  # fmt: skip
-    state.setdefault("logit_scale", torch.tensor(1 / 0.07).log())
+    state.setdefault("logit_scale", torch.tensor(math.log(1 / 0.07), dtype=torch.float32))
     model.load_state_dict(state, assign=True)
     mask = causal_mask(facts.context_length) if facts.causal else None
     for block in model.transformer.resblocks:  # a plain attribute, so it was left on 'meta'

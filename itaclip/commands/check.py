@@ -4,6 +4,7 @@ import argparse
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ..errors import InputError
@@ -110,15 +111,15 @@ def _data_root(dataset_cfg: Any, given: Path) -> str:
 
 def _rules(config: Any, classes: int) -> Any:
     """What masks must hold for the config's metrics; None leaves that to the data set."""
-    from mmengine.registry import DefaultScope
-    from mmseg.evaluation import IoUMetric
-    from mmseg.registry import METRICS
-
     from ..data.guard import LabelRules
 
     evaluators = config.get("test_evaluator") or []
     evaluators = evaluators if isinstance(evaluators, list | tuple) else [evaluators]
-    with DefaultScope.overwrite_default_scope("mmseg"):
-        metrics = [METRICS.build(one) for one in evaluators if one.get("type") == "IoUMetric"]
-    metrics = [metric for metric in metrics if isinstance(metric, IoUMetric)]
+    metrics = [
+        SimpleNamespace(
+            metrics=one.get("iou_metrics", ["mIoU"]), ignore_index=one.get("ignore_index", 255)
+        )
+        for one in evaluators
+        if one.get("type") in ("IoUMetric", "BoundaryIoUMetric")
+    ]
     return LabelRules.of(metrics, classes) if metrics else None

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 
 from ..predict.inspection import COMPARED, compare, comparison_figure
+from ..runtime.outputs import check_outputs
+from ..runtime.pictures import picture_format
 from .options import (
     add_figure_options,
     add_model_options,
@@ -40,9 +42,12 @@ def add_to(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     asked = words(args)
+    target = Path(args.out)
+    picture_format(target)
+    check_outputs([target], [args.image])
     model = load_model(args)
     found = compare(model, args.image, **asked, recipes=args.recipes, at=args.at, scores=False)
     for one in found:
         areas = one.segmentation.areas().items()
         print(f"{one.recipe}: " + ", ".join(f"{name} {share:.1%}" for name, share in areas))
-    print(save_figure(comparison_figure(found), Path(args.out)))
+    print(save_figure(comparison_figure(found), target))

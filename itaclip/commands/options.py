@@ -3,9 +3,10 @@
 import argparse
 import ast
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -93,6 +94,11 @@ def add_model_options(parser: argparse.ArgumentParser, recipe: bool = True) -> N
 
 def load_model(args: argparse.Namespace) -> Segmenter:
     """The model that :func:`add_model_options` describes."""
+    return load(args.model, device=args.device, **model_options(args))
+
+
+def model_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`itaclip.load` takes of it, but for the model's name and the device."""
     keys = ("stride", "short_side", "max_result_side", "precision", "guide", "merge")
     given = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
     if args.sam is not None:
@@ -102,13 +108,7 @@ def load_model(args: argparse.Namespace) -> Segmenter:
         if getattr(args, key, None) is not None:
             name, values = getattr(args, key)
             given[key] = {first: name, **values}
-    return load(
-        args.model,
-        config=args.config,
-        recipe=getattr(args, "recipe", None),
-        device=args.device,
-        **given,
-    )
+    return {"config": args.config, "recipe": getattr(args, "recipe", None), **given}
 
 
 def add_word_options(parser: argparse.ArgumentParser) -> None:
@@ -168,14 +168,15 @@ def outputs(images: list[Path], out: str, suffix: str = ".png") -> list[Path]:
 
     Args:
         images: the pictures.
-        out: a file's name with a suffix for one picture; otherwise a folder.
+        out: a file's name with a suffix for one picture; otherwise a folder, as is every name that
+            ends in a slash.
         suffix: of files in a folder.
 
     Raises:
         InputError: a file for several pictures, or a result that would replace a picture.
     """
     path = Path(out).expanduser()
-    if path.is_dir() or not path.suffix:
+    if path.is_dir() or not path.suffix or out.endswith(("/", os.sep)):
         if path.is_file():
             raise InputError(f"{out}: expected a folder, but this is a file; give another name.")
         return plan_outputs(images, path, suffix)

@@ -5,12 +5,14 @@ import json
 import sys
 from pathlib import Path
 
+from tqdm import tqdm
+
 from ..errors import InputError
 from ..predict.images import find_images
 from ..predict.outputs import FORMATS, Exporter, Options
 from ..predict.segmentation import Segmentation
 from ..runtime.decoding import check_bits
-from ..runtime.files import write_whole
+from ..runtime.files import printable, write_whole
 from ..runtime.outputs import check_outputs
 from ..runtime.pictures import picture_format
 from .options import add_model_options, add_word_options, load_model, outputs, words
@@ -108,6 +110,13 @@ def add_to(subparsers: argparse._SubParsersAction) -> None:
         help="that pictures of 16 bits really have, such as 12; by default those whose values stay "
         "below a quarter of 16 bits are refused",
     )
+    group.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="for pictures larger than memory: label them tile by tile at their own resolution, "
+        "such as 2048; --out is then a GeoTIFF, or a folder for several; a stopped run goes on",
+    )
     add_model_options(parser)
     parser.set_defaults(run=run)
 
@@ -120,9 +129,15 @@ def run(args: argparse.Namespace) -> None:
     if not 0 <= args.opacity <= 1:
         raise InputError(f"--opacity: expected a number from 0 to 1, but got {args.opacity:g}.")
     check_bits(args.bits, "--bits")
+    if args.tile is not None:
+        _segment_large(args, images)
+        return
     pictures, masks = _targets(args, images)
     options = Options(args.min_area, args.tolerance, args.opacity)
     exporter = Exporter(args.format, images, args.out or _FOLDER, options)
+    files = [args.json] if args.json not in (None, "-") else []
+    read = [path for path in (args.class_file, args.config) if path is not None]
+    check_outputs([*pictures.values(), *masks.values(), *exporter.planned, *files], images, read)
     asked = words(args)
     model = load_model(args)
     log = sys.stderr if args.json == "-" else sys.stdout
@@ -131,7 +146,7 @@ def run(args: argparse.Namespace) -> None:
     def left_out(source: str, error: InputError) -> None:
         bad[source] = str(error)
         entries.append({"image": source, "error": str(error)})
-        print(f"left out: {error}", file=sys.stderr)
+        print(printable(f"left out: {error}"), file=sys.stderr)
 
     entries: list[dict] = []
     results = model.segment_batch(
@@ -154,18 +169,47 @@ def run(args: argparse.Namespace) -> None:
             written += exporter.write(result)
             if args.json is not None:
                 entries.append(result.as_dict())
-            print(_line(result, written), file=log, flush=True)
+            print(printable(_line(result, written)), file=log, flush=True)
     finally:  # interrupted too, what was found is kept
         for path in exporter.finish():
-            print(path, file=log)
+            print(printable(str(path)), file=log)
         if args.json is not None and entries:
             _write_json(entries, args.json)
     if bad:
         print(
-            f"{len(bad)} of {len(images)} pictures were left out: {', '.join(bad)}",
+            printable(f"{len(bad)} of {len(images)} pictures were left out: {', '.join(bad)}"),
             file=sys.stderr,
         )
         raise SystemExit(2 if len(bad) == len(images) else 1)
+
+
+def _segment_large(args: argparse.Namespace, images: list[Path]) -> None:
+    """Pictures larger than memory; see :mod:`itaclip.predict.large`."""
+    from ..predict.large import segment_large
+
+    wrong = {
+        "--mask": args.mask, "--json": args.json, "--format": args.format,
+        "--margin-thd": args.margin_thd, "--area-thd": args.area_thd,
+    }  # fmt: skip
+    for option, value in wrong.items():
+        if value:
+            raise InputError(f"{option}: it does not go with --tile, which writes GeoTIFFs alone.")
+    out = args.out or (f"{images[0].stem}_labels.tif" if len(images) == 1 else _FOLDER)
+    targets = outputs(images, out, ".tif")
+    check_outputs(targets, images)
+    asked = words(args)
+    model = load_model(args)
+    for image, target in zip(images, targets, strict=True):
+        with tqdm(desc=image.name, unit="tile") as bar:
+
+            def shown(done: int, of: int, bar: tqdm = bar) -> None:
+                bar.total = of
+                bar.update(done - bar.n)
+
+            segment_large(
+                model, image, target, **asked, prob_thd=args.prob_thd, tile=args.tile, on_tile=shown
+            )
+        print(f"{image} -> {target}", flush=True)
 
 
 def _targets(
@@ -184,9 +228,6 @@ def _targets(
             raise InputError(
                 f"--mask: {path}: expected a file name that ends in .png, or a folder."
             )
-    files = [args.json] if args.json not in (None, "-") else []
-    inputs = [path for path in (args.class_file, args.config) if path is not None]
-    check_outputs([*pictures.values(), *masks.values(), *files], images, inputs)
     return pictures, masks
 
 

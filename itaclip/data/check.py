@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..runtime.files import PROJECT_ROOT, read_text
+from ..runtime.tool import door
 from .benchmarks import by_dataset
 from .problems import Problem
 
@@ -108,10 +109,7 @@ def _check_class_file(dataset_cfg: Mapping[str, Any]) -> list[Problem]:
 
 def _how_to_prepare(dataset_class: str) -> str:
     known = by_dataset(dataset_class)
-    if known is None or not known.recipe:
-        return ""
-    checkout = (PROJECT_ROOT / "datasets" / "prepare.py").is_file()
-    return f"run `{'python datasets/prepare.py' if checkout else 'itaclip prepare'} {known.name}`"
+    return f"run `{door('prepare')} {known.name}`" if known and known.recipe else ""
 
 
 def build_dataset(dataset_cfg: Mapping[str, Any]) -> Any:

@@ -43,7 +43,7 @@ def unseen_classes(
         remedy = _TWO_VALUES
     else:
         remedy = (
-            "they do not count in the mean; if the masks hold them under other numbers, look at "
+            "if the masks hold them under other numbers, look at "
             "metainfo.classes, reduce_zero_label and LoadMappedAnnotations' mapping"
         )
     return [Problem("warning", where, f"{what}; {remedy}", "unseen")]

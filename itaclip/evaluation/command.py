@@ -25,8 +25,8 @@ from ..data.coverage import unseen_classes
 from ..data.guard import LabelRules, guard_loading
 from ..errors import InputError
 from ..runtime.config import building, check_folder, check_model_keys, check_parts
-from ..runtime.files import one_line, resolve_path
-from ..runtime.tool import ProcessLostError, Stopped
+from ..runtime.files import one_line, printable, resolve_path
+from ..runtime.tool import ProcessLostError, Stopped, door
 from .arguments import parse_arguments
 from .boundary import BoundaryIoUMetric
 from .distributed import process_group, rank_zero_first
@@ -128,7 +128,7 @@ def check_data(config: Config, path: Path, quiet: bool = False, skip_bad: bool =
                 [
                     "the test data cannot be evaluated:",
                     *(f"  {line}" for line in lines),
-                    f"  after mending, check it all: python datasets/check.py --config {path}",
+                    f"  after mending, check it all: {door('check')} --config {path}",
                 ]
             )
         )
@@ -225,7 +225,7 @@ def evaluate(
                 place = write_record(folder / FILE_NAME, record)
             comparison = compare_with_paper(record)
             lines = [*comparison_lines(comparison, record), *_unseen(loop, record)]
-            print("\n".join([*lines, f"record: {place}", *_left_out(run)]))
+            print(printable("\n".join([*lines, f"record: {place}", *_left_out(run)])))
     return metrics
 
 

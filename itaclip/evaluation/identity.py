@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..clip_model.load import tensors_sha256
 from ..runtime.files import sha256_of
 from .selection import Selection
 from .settings import NOT_COUNTED, PLACE_KEYS, leaves, plain
@@ -15,19 +16,21 @@ from .settings import NOT_COUNTED, PLACE_KEYS, leaves, plain
 _FREE_PARTS = ("vis_backends", "visualizer", *(set(PLACE_KEYS) - {"custom_hooks"}))
 # Code that changes no figure: doors, what prepares data and texts, and what writes results down.
 _NO_FIGURE = (
-    *("aux_text/", "app/", "commands/", "label/", "predict/", "data/preparation/"),
+    *("aux_text/", "app/", "commands/", "labelling/", "predict/", "data/preparation/"),
     *("data/benchmarks.py", "data/check.py", "data/coverage.py", "data/mask_check.py"),
     "data/problems.py",
     *("evaluation/grid/", "evaluation/arguments.py", "evaluation/command.py"),
     "evaluation/distributed.py",
+    "evaluation/elsewhere.py",
     *("evaluation/hooks.py", "evaluation/identity.py", "evaluation/inputs.py"),
     *("evaluation/published.py", "evaluation/record.py", "evaluation/runs.py"),
     *("evaluation/selection.py", "evaluation/settings.py", "evaluation/signals.py"),
     *("runtime/config.py", "runtime/download.py", "runtime/files.py", "runtime/hub.py"),
-    *("runtime/mmseg_hook.py", "runtime/outputs.py"),
+    *("runtime/mmseg_hook.py", "runtime/outputs.py", "runtime/palette.py"),
     *("runtime/pictures.py", "runtime/progress.py", "runtime/tool.py"),
     *("__init__.py", "__main__.py", "errors.py", "plugin.py"),
 )
+_CHECKSUMS = ("weights", "weights of guides", "class names", "auxiliary texts", "code", "data")
 _MAX_NAMED = 4  # differences named in one message
 
 
@@ -62,6 +65,7 @@ def identity(
         {
             "settings": found,
             "weights": (inputs["weights"] or {}).get("sha256"),
+            "weights of guides": _guides_sha256(model),
             "class names": (texts["names"] or {}).get("sha256"),
             "auxiliary texts": (texts["auxiliary"] or {}).get("sha256"),
             "data": f"{inputs['data']['images_found']} images {inputs['data']['sha256']}",
@@ -83,6 +87,13 @@ def _by_type(hooks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             kind += "'"
         named[kind] = hook
     return named
+
+
+def _guides_sha256(model: Any) -> list[str]:
+    """Checksums of the further backbones that a method reads."""
+    encoder = getattr(model, "image_encoder", None)
+    guides = [getattr(encoder, name, None) for name in ("guide", "sam")]
+    return [tensors_sha256(guide.state_dict()) for guide in guides if guide is not None]
 
 
 def _tensors(model: Any) -> Iterator[torch.Tensor]:
@@ -115,10 +126,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     ]
     for key in sorted({*old, *new} - {"settings"}):
         if old.get(key) != new.get(key):
-            is_checksum = key in ("weights", "class names", "auxiliary texts", "code")
             clauses.append(
                 f"the {key} changed"
-                if is_checksum or key == "data"
+                if key in _CHECKSUMS
                 else f"{key} was {old.get(key)}, now {new.get(key)}"
             )
     more = len(clauses) - _MAX_NAMED

@@ -23,6 +23,7 @@ from ..errors import InputError
 from ..runtime.outputs import check_outputs
 from .distributed import from_rank_zero, gather, rank_zero_first, total
 from .journal import Entry, checksum_of
+from .published import ORACLE, uses_oracle
 from .runs import Run
 from .signals import check_stop
 
@@ -160,7 +161,8 @@ class EvaluationLoop(TestLoop):
         self._score = ScoreSoFar(classes, run.entries.values() if get_rank() == 0 else ())
 
     def run(self) -> dict[str, Any]:
-        """Evaluates; returns the metrics, whose names begin with ``partial/`` where images lack."""
+        """Evaluates; returns the metrics, whose names begin with ``partial/`` where images lack,
+        and with ``oracle/`` where the model reads the ground truth."""
         run, runner = self.evaluation, self.runner
         runner.call_hook("before_test")
         runner.call_hook("before_test_epoch")
@@ -232,7 +234,7 @@ class EvaluationLoop(TestLoop):
             )
 
     def _metrics(self, entries: Sequence[Entry]) -> dict[str, Any]:
-        """On rank 0: the figures, announced as partial where they are."""
+        """On rank 0: the figures, announced as partial or as an oracle's where they are."""
         run = self.evaluation
         reasons = run.partial_reasons
         if not any(entry.results is not None for entry in entries):
@@ -242,8 +244,11 @@ class EvaluationLoop(TestLoop):
             )
         if reasons:
             self.runner.logger.info(f"PARTIAL RESULT, not comparable: {'; '.join(reasons)}")
-        figures = self.evaluator.compute(entries)
-        return {f"partial/{key}": value for key, value in figures.items()} if reasons else figures
+        oracle = uses_oracle(self.runner.cfg.get("model"))
+        if oracle:
+            self.runner.logger.info(f"ORACLE RESULT, not comparable: {ORACLE}")
+        kind = "partial/" * bool(reasons) + "oracle/" * oracle
+        return {kind + key: value for key, value in self.evaluator.compute(entries).items()}
 
     # ---- log ------------------------------------------------------------------------------------
 

@@ -242,6 +242,8 @@ def compare_with_paper(record: Mapping[str, Any]) -> Comparison:
     reasons = [f"other settings than {shipped}: {change}" for change in counted]
     if paper and shipped is None:
         reasons.append("no shipped config has this row, so the settings cannot be compared")
+    if uses_oracle(config["resolved"].get("model")):
+        reasons.insert(0, ORACLE)
     edited = set(record["versions"].get("changed_files") or ())
     reasons += [f"{path} was changed after the last commit" for path in _read_by(shipped, edited)]
     return Comparison(
@@ -252,6 +254,15 @@ def compare_with_paper(record: Mapping[str, Any]) -> Comparison:
         measured=record["results"]["mIoU"],
         reasons=[*_other_data(record, benchmark), *reasons, *_other_inputs(record, paper)],
     )
+
+
+def uses_oracle(model: Mapping[str, Any] | None) -> bool:
+    """Whether a config's model reads the ground truth: its figure is an upper bound, no result."""
+    pruning = (model or {}).get("class_pruning")
+    return isinstance(pruning, Mapping) and pruning.get("rule") == "oracle"
+
+
+ORACLE = "class pruning by the oracle: the model was told the classes of every image"
 
 
 def _read_by(shipped: str | None, files: Collection[str]) -> list[str]:
@@ -310,8 +321,8 @@ def comparison_lines(comparison: Comparison, record: Mapping[str, Any]) -> Seque
         title,
         f"  this run: {comparison.measured:.2f} mIoU over {results['valid_classes']} of "
         f"{len(results['classes'])} classes, {data['images_evaluated']} images"
-        + " - PARTIAL RESULT"
-        * bool(record.get("partial")),
+        + " - PARTIAL RESULT" * bool(record.get("partial"))
+        + " - ORACLE" * uses_oracle(record["config"]["resolved"].get("model")),
     ]
     if comparison.published is None:
         why = "the paper has no such row" if comparison.method else "the config names no paper row"

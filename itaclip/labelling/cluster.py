@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 _BATCH = 16  # pictures that an actor gets at a time
-_BLOCK_BYTES = 16 << 20  # of pictures on their way
+_BLOCK_BYTES = 4 << 20  # of pictures on their way; some nine photographs, or many small ones
 _STORE_BYTES = 768 << 20  # shared memory of a cluster of our own, beside the weights
 _LIGHT = 0.5  # CPUs of a task that reads or packs
 _MAX_STARTS = 5  # of the pipeline after losses that Ray itself could not mend
@@ -186,12 +189,15 @@ def cluster(address: str | None, weights_bytes: int) -> Iterator[str]:
     import ray
     import ray.data
 
+    # There may be fewer shards left than actors.
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
     if ray.is_initialized():
         yield _size()
         return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     own: dict[str, Any] = {}
     if address is None:
         own = dict(include_dashboard=False, object_store_memory=_STORE_BYTES + weights_bytes)
@@ -206,6 +212,9 @@ def cluster(address: str | None, weights_bytes: int) -> Iterator[str]:
             "--head'."
         ) from error
     try:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():  # Ray's own would dump a trace and abort
+                signal.signal(number, handler)
         yield _size()
     finally:
         ray.shutdown()

@@ -16,7 +16,27 @@ if TYPE_CHECKING:
 
 # What a single picture's file may hold; more is refused before it is read.
 MAX_FILE_BYTES = 256 << 20
+# What object stores say when they, or the way to them, are down: no fault of the picture.
+_OUTAGES = ("NETWORK_CONNECTION", "SLOW_DOWN", "INTERNAL_FAILURE", "SERVICE_UNAVAILABLE",
+            "REQUEST_TIMEOUT", "HTTP status 5", "timed out", "imeout was reached")  # fmt: skip
 _WEB = ("http://", "https://", "ftp://")
+
+
+class OutageError(InputError):
+    """An object store does not answer: the run ends, and goes on when it is started again."""
+
+
+def check_outage(error: BaseException, place: str) -> None:
+    """Raises:
+    OutageError: the error is an outage, which must not be taken for a bad picture.
+    """
+    if isinstance(error, OutageError):
+        raise error
+    if is_remote(place) and any(sign in str(error) for sign in _OUTAGES):
+        raise OutageError(
+            f"{place}: the object store does not answer ({one_line(error)}); finished parts are "
+            "kept: start again when it does."
+        ) from error
 
 
 def is_remote(place: str) -> bool:
@@ -95,6 +115,7 @@ def read_bounded(place: str) -> bytes:
     except InputError:
         raise
     except (OSError, ValueError) as error:
+        check_outage(error, place)
         raise InputError(f"{place}: cannot be read ({one_line(error)}).") from error
     check_bytes(len(data), place)
     return data

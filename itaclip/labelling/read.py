@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from ..errors import InputError
 from ..predict.images import SUFFIXES
 from ..runtime.files import one_line
-from .places import check_bytes, is_remote, opened, read_bounded
+from .places import OutageError, check_bytes, check_outage, is_remote, opened, read_bounded
 from .source import Shard, base_name
 
 Row = dict[str, Any]
@@ -65,6 +65,8 @@ def _read_one(file: tuple[str, str]) -> Found:
     key, place = file
     try:
         return key, read_bounded(place), None
+    except OutageError:
+        raise
     except InputError as error:
         return key, None, str(error)
 
@@ -86,6 +88,7 @@ def _read_tar(shard: Shard) -> Iterator[Found]:
                 content = tar.extractfile(member)
                 yield key, content.read(), None
     except (tarfile.TarError, EOFError, OSError, InputError) as error:
+        check_outage(error, shard.place)
         yield (
             name,
             None,
@@ -104,6 +107,7 @@ def _read_parquet(shard: Shard) -> Iterator[Found]:
             yield found
             done += 1
     except (ArrowException, OSError, InputError) as error:
+        check_outage(error, shard.place)
         for row in range(shard.start + done, shard.start + shard.count):
             yield (
                 f"{name}#{row}",

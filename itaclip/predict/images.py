@@ -109,7 +109,7 @@ def refuse_address(path: str | Path) -> None:
 
 def source_of(image: object) -> str:
     """What a picture is called in results and messages: its path, or ``'image'``."""
-    return str(image) if isinstance(image, str | Path) else "image"
+    return str(image) if isinstance(image, str | Path) else getattr(image, "source", "image")
 
 
 @contextmanager
@@ -354,6 +354,8 @@ def find_images(pattern: str | Path) -> list[Path]:
     """
     refuse_address(pattern)
     text = str(Path(pattern).expanduser())
+    if "\0" in text:
+        raise InputError(f"{text!r}: no file has a zero byte in its name; correct it.")
     path = Path(text)
     if os.path.isdir(path):
         found = [p for p in path.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES]

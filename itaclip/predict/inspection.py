@@ -45,7 +45,7 @@ class Attention:
         patch: (row, column) of its patch.
         weights: (h, w) float32, mean over heads. Over all tokens they sum to the number of terms
             that the recipe sums up.
-        cls: weight of [CLS].
+        cls: weight of [CLS]; 0 without one.
         shape: (H, W) of the picture.
         covered: (H, W) of it that the patches cover; what is left at its ends is seen by none.
     """
@@ -89,7 +89,7 @@ def attention_at(
     Raises:
         InputError: the pixel lies outside the picture, or there is no such recipe.
     """
-    pixels, source = _pixels(image)
+    source, (pixels, inputs) = source_of(image), segmenter.read(image)
     height, width = pixels.shape[:2]
     row, column = at
     if not (0 <= row < height and 0 <= column < width):
@@ -97,7 +97,6 @@ def attention_at(
             f"at: expected a row from 0 to {height - 1} and a column from 0 to {width - 1} of "
             f"{source}, but got {row},{column}."
         )
-    inputs = segmenter.network_input(pixels, source)
     patch, sizes = segmenter.segmentor.image_encoder.patch_size, inputs.shape[-2:]
     grid = segmenter.segmentor.image_encoder.grid(tuple(sizes))
     scales = [side / size for side, size in zip((height, width), sizes, strict=True)]
@@ -106,7 +105,8 @@ def attention_at(
         min(int((pixel + 0.5) / scale) // patch, n - 1)
         for pixel, scale, n in zip(at, scales, grid, strict=True)
     )
-    token = 1 + at_patch[0] * grid[1] + at_patch[1]
+    prefix = segmenter.segmentor.image_encoder.prefix
+    token = prefix + at_patch[0] * grid[1] + at_patch[1]
     found = []
     for recipe in recipes:
         own = segmenter.with_recipe(recipe)
@@ -115,14 +115,14 @@ def attention_at(
             more["regions"] = own.region_map(pixels, source, tuple(sizes))[None]
         encoder = own.segmentor.image_encoder
         maps = encoder.attention_maps(inputs[None], **more)[0, :, token].mean(0).cpu()  # N
-        weights = maps[1:].unflatten(0, grid).numpy()
+        weights = maps[prefix:].unflatten(0, grid).numpy()
         found.append(
             Attention(
                 _name(recipe),
                 (row, column),
                 at_patch,
                 weights,
-                float(maps[0]),
+                float(maps[:prefix].sum()),
                 (height, width),
                 covered,
             )
@@ -171,8 +171,8 @@ def compare(
 def attention_figure(image: ImageLike | EncodedImage, attentions: Sequence[Attention]) -> Figure:
     """The picture with the pixel marked, and a heat map over it for every recipe."""
     pixels, _ = _pixels(image)
-    figure, axes = _panels(1, 1 + len(attentions), pixels.shape[:2])
-    _show(axes[0, 0], pixels, "pixel {},{}".format(*attentions[0].at))
+    figure, axes = panels(1, 1 + len(attentions), pixels.shape[:2])
+    show(axes[0, 0], pixels, "pixel {},{}".format(*attentions[0].at))
     _mark(axes[0, 0], attentions[0].at)
     for ax, attention in zip(axes[0, 1:], attentions, strict=True):
         _show_attention(ax, pixels, attention)
@@ -198,8 +198,8 @@ def score_figure(result: Segmentation, classes: Sequence[str] | None = None) -> 
             f"{unknown[0]!r}."
         )
     columns = min(4, 1 + len(names))
-    figure, axes = _panels(-(-(1 + len(names)) // columns), columns, result.labels.shape)
-    _show(axes.flat[0], result.image, "picture")
+    figure, axes = panels(-(-(1 + len(names)) // columns), columns, result.labels.shape)
+    show(axes.flat[0], result.image, "picture")
     titles, families = figure_lettering(names)
     for ax, name, title in zip(axes.flat[1:], names, titles, strict=False):
         scores = result.scores[..., result.classes.index(name)]
@@ -215,12 +215,12 @@ def comparison_figure(found: Sequence[Comparison], opacity: float = 0.6) -> Figu
 
     first = found[0].segmentation
     rows = 1 if found[0].attention is None else 2
-    figure, axes = _panels(rows, 1 + len(found), first.labels.shape)
-    _show(axes[0, 0], first.image, "picture")
+    figure, axes = panels(rows, 1 + len(found), first.labels.shape)
+    show(axes[0, 0], first.image, "picture")
     for ax, one in zip(axes[0, 1:], found, strict=True):
-        _show(ax, one.segmentation.overlay(opacity), one.recipe)
+        show(ax, one.segmentation.overlay(opacity), one.recipe)
     if rows == 2:
-        _show(axes[1, 0], first.image, "pixel {},{}".format(*found[0].attention.at))
+        show(axes[1, 0], first.image, "pixel {},{}".format(*found[0].attention.at))
         _mark(axes[1, 0], found[0].attention.at)
         for ax, one in zip(axes[1, 1:], found, strict=True):
             _show_attention(ax, first.image, one.attention)
@@ -237,7 +237,7 @@ def comparison_figure(found: Sequence[Comparison], opacity: float = 0.6) -> Figu
     return figure
 
 
-def _panels(rows: int, columns: int, shape: tuple[int, int]) -> tuple[Figure, np.ndarray]:
+def panels(rows: int, columns: int, shape: tuple[int, int]) -> tuple[Figure, np.ndarray]:
     """A figure and its axes (rows, columns), of the picture's proportions."""
     ratio = min(max(shape[0] / shape[1], 0.3), 3)
     size = (_PANEL * columns, _PANEL * ratio * rows + 0.5)
@@ -248,7 +248,7 @@ def _panels(rows: int, columns: int, shape: tuple[int, int]) -> tuple[Figure, np
     return figure, axes
 
 
-def _show(ax: Axes, picture: np.ndarray, title: str) -> None:
+def show(ax: Axes, picture: np.ndarray, title: str) -> None:
     ax.imshow(picture)
     ax.set_title(title, fontsize=9)
 

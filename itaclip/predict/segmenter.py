@@ -141,20 +141,32 @@ class Segmenter:
             InputError: the picture cannot be read, or is too small or too narrow.
         """
         made_by = self._made_by()
-        if isinstance(image, EncodedImage):
-            if image.made_by == made_by:
-                return image
-            image, source, bits = image.image, source or image.source, None
+        if isinstance(image, EncodedImage) and image.made_by == made_by:
+            return image
         source = source or source_of(image)
-        if self.pipeline is not None:
-            pixels, bgr = self.pipeline(image, source, bits)
-            inputs = self._normalised(bgr)
-        else:
-            pixels = read_image(image, source, bits)
-            inputs = self.network_input(pixels, source)
+        pixels, inputs = self.read(image, source, bits)
         later = self.recipe.needs_text or self.recipe.needs_regions
         kept = None if later else self.segmentor.extract_feat(inputs)
         return EncodedImage(pixels, inputs, kept, source, made_by)
+
+    def read(
+        self,
+        image: ImageLike | EncodedImage,
+        source: str | None = None,
+        bits: int | None = None,
+    ) -> tuple[np.ndarray, Tensor]:
+        """A picture (H, W, 3) uint8 RGB, and (3, h, w) as it goes into the network.
+
+        Args, Raises: as of :meth:`encode`.
+        """
+        source = source or source_of(image)
+        if isinstance(image, EncodedImage):
+            return image.image, self.network_input(image.image, source)
+        if self.pipeline is not None:
+            pixels, bgr = self.pipeline(image, source, bits)
+            return pixels, self._normalised(bgr)
+        pixels = read_image(image, source, bits)
+        return pixels, self.network_input(pixels, source)
 
     def network_input(self, pixels: np.ndarray, source: str = "image") -> Tensor:
         """(H, W, 3) uint8 RGB → (3, h, w), resized and normalised, on the device.

@@ -54,9 +54,7 @@ def aggregate(
 
 
 def local_outliers(patches: Tensor, neighbours: int, quantile: float) -> Tensor:
-    """Patches whose local outlier factor is above a quantile (Breunig et al., SIGMOD 2000).
-
-    The distance is the squared Euclidean one, as in SC-CLIP.
+    """Patches whose local outlier factor is above a quantile; see :func:`outlier_factors`.
 
     Args:
         patches: (B, P, D).
@@ -66,10 +64,26 @@ def local_outliers(patches: Tensor, neighbours: int, quantile: float) -> Tensor:
     Returns:
         (B, P) bool.
     """
+    factor = outlier_factors(patches, neighbours)
+    return factor > torch.quantile(factor, quantile, dim=1, keepdim=True)
+
+
+def outlier_factors(patches: Tensor, neighbours: int) -> Tensor:
+    """The local outlier factor of every patch (Breunig et al., SIGMOD 2000), about 1 for most.
+
+    The distance is the squared Euclidean one, as in SC-CLIP.
+
+    Args:
+        patches: (B, P, D).
+        neighbours: k; at most P - 1 are taken.
+
+    Returns:
+        (B, P) fp32.
+    """
     count = patches.shape[1]
     k = min(neighbours, count - 1)
     if k < 1:
-        return patches.new_zeros(patches.shape[:2], dtype=torch.bool)
+        return patches.new_ones(patches.shape[:2], dtype=torch.float32)
     patches = patches.float()
     distances = torch.cdist(patches, patches, compute_mode="donot_use_mm_for_euclid_dist") ** 2
     distances.diagonal(dim1=1, dim2=2).fill_(torch.inf)  # nobody is its own neighbour
@@ -81,9 +95,7 @@ def local_outliers(patches: Tensor, neighbours: int, quantile: float) -> Tensor:
 
     reach = torch.maximum(near, of_neighbours(k_distance))
     density = 1 / reach.mean(-1).clamp_min(1e-10)
-    factor = of_neighbours(density).mean(-1) / density
-    limit = torch.quantile(factor, quantile, dim=1, keepdim=True)
-    return factor > limit
+    return of_neighbours(density).mean(-1) / density
 
 
 def replace_by_neighbours(patches: Tensor, flagged: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmseg.registry import MODELS
-
 from ..checks import is_integer
 from ..errors import InputError
 from .files import one_line
@@ -127,6 +125,8 @@ def check_folder(folder: str | Path, option: str) -> None:
 
 def check_model_keys(model: Mapping[str, Any], path: Path) -> None:
     """Names a misspelt key of the model before anything is loaded."""
+    from mmseg.registry import MODELS  # a single picture does without mmseg
+
     kind = MODELS.get(model["type"]) if isinstance(model.get("type"), str) else None
     if kind is None:
         raise InputError(

@@ -50,7 +50,7 @@ def hub_folder(
     except ImportError:
         raise InputError(
             f"{key}: {name!r} lies on the Hugging Face Hub, which needs huggingface_hub; run "
-            "`pip install huggingface_hub`."
+            "`pip install 'itaclip[transformers]'`."
         ) from None
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
         raise InputError(
@@ -59,8 +59,14 @@ def hub_folder(
         )
     if complete is not None or not may_download:
         try:
+            # Of the patterns alone: other files of the repository were never wanted.
             cached = Path(
-                huggingface_hub.snapshot_download(name, revision=revision, local_files_only=True)
+                huggingface_hub.snapshot_download(
+                    name,
+                    revision=revision,
+                    local_files_only=True,
+                    allow_patterns=list(patterns),
+                )
             )
         except (OSError, ValueError):
             cached = None
@@ -96,7 +102,7 @@ def _fetched_from_hub(
         say(f"Fetching {name} from {at} ({human_size(sum(f.size or 0 for f in wanted))})")
         folder = Path(
             huggingface_hub.snapshot_download(
-                name, revision=info.sha, allow_patterns=[file.rfilename for file in wanted]
+                name, revision=revision, allow_patterns=[file.rfilename for file in wanted]
             )
         )
     except errors.GatedRepoError:
@@ -105,7 +111,7 @@ def _fetched_from_hub(
             "`hf auth login` or set HF_TOKEN."
         ) from None
     except errors.RepositoryNotFoundError:
-        raise InputError(f"{key}: there is no model {name} at {HUB}.") from None
+        raise InputError(f"{key}: there is no model {name} at {constants.ENDPOINT}.") from None
     except errors.RevisionNotFoundError:
         raise InputError(f"{key}: {at} has no revision {revision!r}; correct it.") from None
     except (errors.HfHubHTTPError, OSError) as error:

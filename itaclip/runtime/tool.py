@@ -20,10 +20,11 @@ import traceback
 from collections.abc import Callable
 
 from ..errors import InputError
-from .files import one_line, printable
+from .files import PROJECT_ROOT, one_line, printable
 
 TRACEBACK = "--traceback"
 _DEBUG = "ITACLIP_DEBUG"
+_SCRIPTS = {"eval": "eval.py", "prepare": "datasets/prepare.py", "check": "datasets/check.py"}
 # Exceptions of other libraries that carry one of ours as their cause, by name: importing them costs
 # seconds.
 _WRAPPERS = ("RayTaskError", "UserCodeException")
@@ -82,6 +83,12 @@ def run_tool(main: Callable[[], object]) -> int:
         return 2
 
 
+def door(command: str) -> str:
+    """How a command is written here: a script of the checkout, or a command of the program."""
+    script = _SCRIPTS[command]
+    return f"python {script}" if (PROJECT_ROOT / script).is_file() else f"itaclip {command}"
+
+
 def explanation(error: BaseException) -> str | None:
     """The sentence for bad input, or for a lack of room or memory; None for any other error.
 
@@ -126,7 +133,11 @@ def _disk_message(error: OSError) -> str:
             f"a file of the run could not be written ({error.strerror}); make room on the disk of "
             "the work dir, or give another --work-dir."
         )
-    return str(error)
+    if not error.filename or not error.strerror:
+        return str(error)
+    name = str(error.filename)
+    name = name if len(name) <= 200 else name[:199] + "…"
+    return f"{name}: {error.strerror}; check that the place exists, may be used, and has room."
 
 
 def _memory_message(error: BaseException) -> str | None:

@@ -339,11 +339,9 @@ def test_many_problems_are_cut_short():
 # --------------------------------------------------------------------------------- the benchmarks
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    root = tmp_path_factory.mktemp("prepared")
-    mini.prepare(mini.NAMES, mini.make_all(root / "raw"), root / "data")
-    return root
+@pytest.fixture
+def prepared(mini_benchmarks):
+    return mini_benchmarks.parent
 
 
 def dataset_cfg(name):

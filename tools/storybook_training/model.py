@@ -4,7 +4,6 @@ Legend: B batch, N tokens (the first is [CLS]), D width, T text tokens.
 """
 
 import importlib.util
-import os
 from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from itaclip.runtime.files import atomic_write
 
 
 def load_by_location(package: str, file: str) -> ModuleType:
@@ -152,7 +153,5 @@ def save_model(model: nn.Module, tokens: list[int], embedding: Tensor, path: Pat
     table[tokens] = embedding.detach()
     state["token_embedding.weight"] = table
     arrays = {name: value.detach().half().numpy() for name, value in state.items()}
-    aside = path.with_name(path.name + ".part")
-    with open(aside, "wb") as file:
+    with atomic_write(path) as aside, open(aside, "wb") as file:
         np.savez_compressed(file, **arrays)
-    os.replace(aside, path)

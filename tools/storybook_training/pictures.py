@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import random
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from itaclip.runtime.files import write_whole
 from itaclip.storybook.scenes import Scene, draw_scene
 from itaclip.storybook.textures import STUFF
 
@@ -71,8 +71,7 @@ def draw_pictures(folder: Path, side: int, total: int, seed: int, processes: int
         with multiprocessing.get_context("spawn").Pool(processes) as pool:
             for part in tqdm(pool.imap(_draw_some, jobs), "drawing", len(jobs)):
                 notes += part
-        notes_path.with_suffix(".part").write_text(json.dumps(notes))
-        os.replace(notes_path.with_suffix(".part"), notes_path)
+        write_whole(notes_path, json.dumps(notes))
     scenes = [Scene(None, None, **note) for note in json.loads(notes_path.read_text())]
     return np.memmap(path, np.uint8, "r", shape=(total, side, side, 3)), scenes
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from ...runtime.files import PROJECT_ROOT, printable
-from ...runtime.tool import run_tool
+from ...runtime.tool import door, run_tool
 from ..benchmarks import BENCHMARKS, PREPARED
 from .manifest import SplitReport, manifest_path, read_manifest, write_manifest
 from .settings import Settings
@@ -114,7 +114,7 @@ def finish(name: str, tree: Path, reports: list[SplitReport], say: Callable[[str
     if found is None or not found.samefile(tree):
         place = shlex.quote(f"test_dataloader.dataset.data_root={tree.resolve()}")
         setting = f" --cfg-options {place}"
-    say(f"{name}: evaluate with python eval.py --config {benchmark.config()}{setting}")
+    say(f"{name}: evaluate with {door('eval')} --config {benchmark.config()}{setting}")
 
 
 def _remembered_places(data_root: Path) -> list[Path]:
