@@ -206,7 +206,6 @@ def test_only_recipes_that_fit_the_model_are_offered(bench, segmenter):
         (dict(views=True), dict(image_engineering_weight=0.75)),
         (dict(refined=False), dict(pamr=None)),
         (dict(logit_scale=10), dict(logit_scale=10)),
-        (dict(regions=True), dict(regions=dict(source="slic", rule="vote"))),
     ],
 )
 def test_every_setting_is_that_of_load(bench, segmenter, visit, changes, options):
@@ -221,6 +220,16 @@ def test_every_setting_is_that_of_load(bench, segmenter, visit, changes, options
         abs(changed.scores - before.scores).max() > 1e-3 or (changed.labels != before.labels).any()
     )
     np.testing.assert_array_equal(segmenter.segment(visit.image, WORDS).scores, before.scores)
+
+
+def test_regions_are_a_switch(bench, segmenter, visit):
+    pytest.importorskip("skimage")
+    visit = replace(visit, image=visit.image[:, :140].copy())
+    assert not bench.defaults.regions
+    switched = bench.segment(visit, WORDS, "", replace(bench.defaults, regions=True)).result
+    expected = segmenter.variant(regions=dict(source="slic")).segment(visit.image, WORDS)
+    np.testing.assert_array_equal(switched.labels, expected.labels)
+    assert (switched.labels != segmenter.segment(visit.image, WORDS).labels).any()
 
 
 def test_the_page_starts_with_the_settings_of_the_config():

@@ -206,7 +206,7 @@ class Page:
             gr.Checkbox(
                 start.regions,
                 label="Regions",
-                info="One class for every superpixel, by majority.",
+                info="One label for every superpixel, by a vote; sharper edges without PAMR.",
             ),
         ]
 

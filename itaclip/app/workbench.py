@@ -35,7 +35,6 @@ _PER_NAME, _PER_PASS, _PER_CLICK = 0.05, 0.02, 0.1
 WHOLE = "the whole image at once"
 _ENCODINGS = 3  # kept for each visitor, so that recipes can be compared
 _WEIGHT_OF_VIEWS = 0.75
-_REGIONS = dict(source="slic", rule="vote")
 _PAMR = dict(num_iter=10, dilations=(8, 16))
 Listening = Callable[[], bool]
 _NO_IMAGE = "There is no image yet: upload one or choose an example."
@@ -59,7 +58,7 @@ class Choices:
         logit_scale: factor before the softmax.
         prob_thd: pixels whose best score is below become background, where there is one.
         margin_thd: so do pixels whose best score is ahead of the second by less.
-        regions: one class for every superpixel.
+        regions: one label for a region: superpixels, or what the model was loaded with.
     """
 
     recipe: str
@@ -374,7 +373,7 @@ class Workbench:
         if choices.refined != self.defaults.refined:
             changes["pamr"] = _PAMR if choices.refined else None
         if choices.regions != self.defaults.regions:
-            changes["regions"] = _REGIONS if choices.regions else None
+            changes["regions"] = dict(source="slic") if choices.regions else None
         segmenter = self._loaded.with_recipe(self._loaded.recipe if own else choices.recipe)
         return segmenter.variant(**changes)
 
