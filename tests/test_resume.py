@@ -289,14 +289,14 @@ def test_what_is_not_as_it_was_left_is_done_again(tmp_path, done, spoil, sound):
 
 def test_a_stopped_run_gets_its_outputs_back(tmp_path):
     """A stopped, B anew in the same work dir and stopped, A continued: all is A's."""
-    write_data(tmp_path, 9, seconds=0.02)
+    write_data(tmp_path, 9, seconds=0.1)
     expected, files = whole(tmp_path)
     for options in ((), ("--cfg-options", "model.shift=1")):
+        before = finished(tmp_path)
         start = Start(tmp_path, *options, "--limit", 6)
-        wait_for_images(start, tmp_path, 3)
+        wait_for_images(start, tmp_path, before + 2)
         start.kill(signal.SIGTERM)
         start.wait()
-    # The whole data set is another selection, so A's six images are taken as their own run.
     start = Start(tmp_path, "--resume", "--limit", 6)
     assert start.wait() == [0], start.output()
     found = pictures(tmp_path / "work_dirs/cfg")
