@@ -367,6 +367,7 @@ def table(*arguments):
 
 
 def cells(text):
+    text = text.partition("Methods that do not run here")[0]
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     return {(row[0], row[1], row[2]): dict(zip(rows[0][3:], row[3:], strict=True)) for row in rows}
 

@@ -20,6 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout without installation
 
 from itaclip.errors import InputError
+from itaclip.evaluation.elsewhere import ELSEWHERE
 from itaclip.evaluation.published import (
     BENCHMARKS,
     ORACLE,
@@ -28,7 +29,7 @@ from itaclip.evaluation.published import (
     expected_images,
     uses_oracle,
 )
-from itaclip.evaluation.record import FILE_NAME, read_record
+from itaclip.evaluation.record import FILE_NAME, read_records
 from itaclip.runtime.files import read_text, write_whole
 from itaclip.runtime.tool import run_tool
 
@@ -78,7 +79,8 @@ def quoted_figures() -> list[Figure]:
 
 
 def find_records(places: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
-    """Records that are named, or lie anywhere in the folders named; copies of one run count once.
+    """Records that are named, or lie anywhere in the folders named, in bundles too; copies of one
+    run count once.
 
     Raises:
         InputError: a place does not exist, or a file is no record.
@@ -89,12 +91,13 @@ def find_records(places: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
             raise InputError(f"{place}: no such file or folder; give records, or folders of them.")
         for path in sorted(place.rglob("*.json")) if place.is_dir() else [place]:
             try:
-                record = read_record(path)
+                records = read_records(path)
             except InputError:
                 if place.is_dir() and path.name != FILE_NAME:
                     continue  # another tool's file
                 raise
-            found.setdefault(f"{record['time']} {record['config']['sha256']}", (path, record))
+            for record in records:
+                found.setdefault(f"{record['time']} {record['config']['sha256']}", (path, record))
     return list(found.values())
 
 
@@ -231,7 +234,25 @@ def markdown_table(figures: Sequence[Figure]) -> str:
     lines[-1] += "bold ones were measured with this project."
     if notes:
         lines += ["", *notes]
+    lines += ["", "Methods that do not run here, quoted:", "", *elsewhere_table()]
     return "\n".join(lines) + "\n"
+
+
+def elsewhere_table() -> list[str]:
+    """Lines of the table of methods that need what this project does not have."""
+    columns = [name for name in BENCHMARKS if name != "Storybook"]
+    lines = [
+        "| Method | Needs beside CLIP | Of the benchmark's domain | Source | "
+        + " | ".join(columns)
+        + " |",
+        "|---|---|---|---|" + "---:|" * len(columns),
+    ]
+    for row in ELSEWHERE:
+        padded = [*row.miou, *[None] * (len(columns) - len(row.miou))]
+        values = " | ".join("–" if value is None else f"{value:g}" for value in padded)
+        about = f"{row.method} | {row.needs or 'nothing'} | {row.domain or '–'} | {row.source}"
+        lines.append(f"| {about} | {values} |")
+    return lines
 
 
 def csv_table(figures: Sequence[Figure]) -> str:

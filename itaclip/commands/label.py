@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from ..errors import InputError
-from .options import add_model_options, add_word_options, words
+from .options import add_model_options, add_word_options, model_options, words
 
 _EXAMPLES = """examples:
   itaclip label photos/ --classes "car; person; road" --surroundings --out labels
@@ -128,8 +128,6 @@ def run(args: argparse.Namespace) -> None:
     check_apart(args.source, args.out)
     with stop_signals():
         source = find_source(args.source, args.shard_size, args.image_column, args.key_column)
-        keys = ("stride", "short_side", "max_result_side", "precision", "recipe")
-        given = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
         job = make_job(
             args.model,
             asked["classes"],
@@ -137,8 +135,7 @@ def run(args: argparse.Namespace) -> None:
             prob_thd=args.prob_thd,
             area_thd=args.area_thd,
             labels=args.labels,
-            config=args.config,
-            **given,
+            **model_options(args),
         )
         many = "" if source.pictures is None else f", {source.pictures} pictures"
         print(f"{args.source}: {len(source.shards)} part(s){many}; engine: {engine}", flush=True)

@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -94,6 +94,11 @@ def add_model_options(parser: argparse.ArgumentParser, recipe: bool = True) -> N
 
 def load_model(args: argparse.Namespace) -> Segmenter:
     """The model that :func:`add_model_options` describes."""
+    return load(args.model, device=args.device, **model_options(args))
+
+
+def model_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`itaclip.load` takes of it, but for the model's name and the device."""
     keys = ("stride", "short_side", "max_result_side", "precision", "guide", "merge")
     given = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
     if args.sam is not None:
@@ -103,13 +108,7 @@ def load_model(args: argparse.Namespace) -> Segmenter:
         if getattr(args, key, None) is not None:
             name, values = getattr(args, key)
             given[key] = {first: name, **values}
-    return load(
-        args.model,
-        config=args.config,
-        recipe=getattr(args, "recipe", None),
-        device=args.device,
-        **given,
-    )
+    return {"config": args.config, "recipe": getattr(args, "recipe", None), **given}
 
 
 def add_word_options(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ _NO_FIGURE = (
     "data/problems.py",
     *("evaluation/grid/", "evaluation/arguments.py", "evaluation/command.py"),
     "evaluation/distributed.py",
+    "evaluation/elsewhere.py",
     *("evaluation/hooks.py", "evaluation/identity.py", "evaluation/inputs.py"),
     *("evaluation/published.py", "evaluation/record.py", "evaluation/runs.py"),
     *("evaluation/selection.py", "evaluation/settings.py", "evaluation/signals.py"),

@@ -190,8 +190,12 @@ def _percent(part: int, whole: int) -> float | None:
 
 def write_record(path: Path, record: Mapping[str, Any]) -> Path:
     """Writes a record as a whole, with a checksum of itself."""
+    return write_json(path, _sealed(record))
+
+
+def _sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     content = {key: value for key, value in plain(record).items() if key != _CHECKSUM}
-    return write_json(path, {**content, _CHECKSUM: _checksum(content)})
+    return {**content, _CHECKSUM: _checksum(content)}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
@@ -200,18 +204,41 @@ def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     return write_whole(path, text + "\n")
 
 
+def write_bundle(path: Path, records: Sequence[Record]) -> Path:
+    """Writes several records as one file, each with a checksum of itself; no pictures."""
+    return write_json(path, {"format": FORMAT, "records": [_sealed(record) for record in records]})
+
+
 def read_record(path: Path) -> Record:
     """Reads a record; older ones carry no checksum.
 
     Raises:
         InputError: no such file, no record, or one that is damaged or was changed.
     """
+    return _checked(_read(path), path)
+
+
+def read_records(path: Path) -> list[Record]:
+    """Reads a record, or all those of a bundle (:func:`write_bundle`).
+
+    Raises:
+        InputError: as for :func:`read_record`.
+    """
+    content = _read(path)
+    inside = content.get("records") if isinstance(content, dict) else None
+    return [_checked(entry, path) for entry in (inside if isinstance(inside, list) else [content])]
+
+
+def _read(path: Path) -> Any:
     try:
-        record = json.loads(read_text(path, _MAX_BYTES))
+        return json.loads(read_text(path, _MAX_BYTES))
     except InputError as error:
         raise InputError(f"{error} Give a record.json or its folder.") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: the record cannot be read ({error}); run again.") from error
+
+
+def _checked(record: Any, path: Path) -> Record:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise InputError(f"{path}: expected a record of format {FORMAT}, as eval.py writes it.")
     if (fault := _fault(record, Record)) is not None:

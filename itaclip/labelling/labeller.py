@@ -6,6 +6,7 @@ Shapes: h, w network input; h', w' where labels are made; C classes.
 import numpy as np
 import torch
 
+from ..errors import InputError
 from ..predict.images import resized_shape
 from ..predict.segmenter import Segmenter
 from ..runtime.batches import trim_memory
@@ -39,8 +40,11 @@ class Labeller:
             return made
         pixels = np.frombuffer(row["pixels"], np.uint8).reshape(*row["input_size"], 3)
         size = resized_shape((row["height"], row["width"]), None, self.max_result_side)
-        inputs = self._preprocessor.network_input(pixels, str(row.get("key")))
-        labels, scores = self.segmentor.segment(inputs, size)
+        try:
+            inputs = self._preprocessor.network_input(pixels, str(row.get("key")))
+            labels, scores = self.segmentor.segment(inputs, size)
+        except InputError as error:  # such as regions that are files beside the pictures
+            return made | {"error": str(error)}
         own = scores.gather(-1, labels.long().unsqueeze(-1))[..., 0].cpu().numpy()
         best = scores.topk(min(2, scores.shape[-1]), dim=-1).values.cpu().numpy()
         margin = best[..., 0] - best[..., 1] if best.shape[-1] == 2 else best[..., 0]

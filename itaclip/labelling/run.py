@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..evaluation.signals import check_stop
 from .cluster import cluster, cluster_rows, need_ray
 from .job import Job
 from .labeller import use_threads
@@ -112,6 +113,7 @@ def run(
 
         def count(row: Row) -> None:
             nonlocal failed
+            check_stop()
             bar.update()
             if row["error"] is not None:
                 failed += 1

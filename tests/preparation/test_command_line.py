@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import mini_datasets as mini
 import pytest
 
+from itaclip.data.preparation import context
+
 
 @pytest.fixture
 def run(capsys):
@@ -103,6 +105,19 @@ def test_the_setting_to_evaluate_with_is_printed(run, tmp_path):
         "ade20k: evaluate with python eval.py --config configs/cfg_ade20k.py --cfg-options "
         f"'test_dataloader.dataset.data_root={tree}'\n"
     )
+
+
+def test_another_place_is_named_for_the_annotations_of_context(run, tmp_path):
+    """Their host is at times said to be gone; the checksum makes any copy as good."""
+    raw = mini.make_context(tmp_path / "raw")
+    (raw / "trainval_merged.json").unlink()
+    options = ("--no-download", "--data-root", tmp_path / "d")
+    result = run("prepare.py", "context60", "--raw", raw, *options)
+    assert_one_line_error(result, "https://web.archive.org/web/2020id_/https://codalabuser.blob")
+    assert context.ANNOTATIONS.others
+    assert context.ANNOTATIONS.checksum
+    assert context.ARCHIVE.size is None  # no public source tells it: the md5 alone decides
+    assert context.ARCHIVE.checksum.startswith("md5:")
 
 
 def test_nothing_goes_to_the_root_of_the_file_system(run, monkeypatch):

@@ -3,28 +3,27 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from mmengine.device import get_device
+from mmengine.dist import get_rank, get_world_size
 from mmengine.logging import MMLogger
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import MODELS
-from torch import Tensor
 from tqdm import tqdm
 
 from ...data.guard import LabelRules, guard_dataset
+from ..distributed import from_rank_zero, gather
 from ..hooks import TrimMemoryHook
 from .plan import Plan, Row
 from .shared import Pictures, shared
-from .store import Store
+from .store import Done, Store
 
 Result = dict[str, Any]
-# Results of a group are stored this often while it runs.
-_STORE_SECONDS = 60.0
 
 
 def evaluate_plan(
@@ -32,15 +31,17 @@ def evaluate_plan(
     store: Store | None = None,
     share: bool = True,
     after_group: Callable[[dict[str, Result]], None] | None = None,
+    trial: bool = False,
 ) -> tuple[dict[str, Result], dict[str, int]]:
-    """Evaluates what the store does not have yet.
+    """Evaluates what the store does not have yet, this process's share of it.
 
     Args:
         plan: rows and pictures.
-        store: keeps results; None keeps none.
+        store: keeps results; None keeps none. Several processes need one folder.
         share: False evaluates every cell on its own, with a model, weights and pictures of its
             own: as slow as it is simple, it shows what sharing saves, and that it changes nothing.
         after_group: called with the results so far, by the rows' keys.
+        trial: evaluate one picture of every group in each process, to see how long it takes.
 
     Returns:
         Results by the rows' keys, and what was done: passes over a picture through the image
@@ -48,60 +49,51 @@ def evaluate_plan(
         and ``decoded``.
     """
     store = store or Store(None)
-    progress = {key: _Progress(row, *store.load(row)) for key, row in plan.rows.items()}
-    left = {key for key, row in plan.rows.items() if progress[key].images < plan.images(row)}
-    results = {key: progress[key].result() for key in plan.rows if key not in left}
+    left = from_rank_zero(lambda: {k: _left(plan, row, store) for k, row in plan.rows.items()})
+    waiting = {key for key, pictures in left.items() if pictures}
+    results = {k: result_of(r, store.load(r)) for k, r in plan.rows.items() if k not in waiting}
     done = dict.fromkeys(("blocks", "last_block", "segmented", "decoded"), 0)
     if share:
-        groups = plan.groups(left)
+        groups = plan.groups(waiting)
         pictures = {key: Pictures(dataset) for key, dataset in plan.datasets.items()}
     else:
-        groups = [[[plan.rows[cell.key]]] for cell in plan.cells if cell.key in left]
-    for number, group in enumerate(groups, start=1):
-        rows = [row for inner in group for row in inner]
-        dataset = plan.datasets[rows[0].dataset_key]
-        if share:
-            source = pictures[rows[0].dataset_key]
-            own = [progress[row.key] for row in rows]
-        else:
-            source = Pictures(dataset, keep=False)
-            own = [_Progress(_with_own_model(rows[0]), *store.load(None))]
-            group = [[own[0].row]]
-        before = source.decoded
-        title = f"{number}/{len(groups)} {_name(plan, rows)}"
-        counts = _evaluate_group(plan, group, own, source, store, title)
-        done = {key: value + counts.get(key, 0) for key, value in done.items()}
-        done["decoded"] += source.decoded - before
-        results |= {part.row.key: part.result() for part in own}
-        if after_group:
-            after_group(results)
+        groups = [[[plan.rows[cell.key]]] for cell in plan.cells if cell.key in waiting]
+    try:
+        for number, group in enumerate(groups, start=1):
+            rows = [row for inner in group for row in inner]
+            if share:
+                source = pictures[rows[0].dataset_key]
+            else:
+                source = Pictures(plan.datasets[rows[0].dataset_key], keep=False)
+                group = [[_with_own_model(rows[0])]]
+            before = source.decoded
+            title = f"{number}/{len(groups)} {_name(plan, rows)}"
+            counts = _evaluate_group(group, left, source, store, title, trial)
+            done = {key: value + counts.get(key, 0) for key, value in done.items()}
+            done["decoded"] += source.decoded - before
+            gather(None)  # all have written what is read now
+            results |= {row.key: result_of(row, store.load(row)) for row in rows}
+            if after_group:
+                after_group(results)
+    finally:
+        store.close()
     return results, done
 
 
-@dataclass
-class _Progress:
-    """How far a row has come: pictures done, sums of their four areas (C,), seconds."""
+def _left(plan: Plan, row: Row, store: Store) -> list[int]:
+    """The positions of the pictures that a row lacks."""
+    done = store.load(row)
+    return [index for index in range(plan.images(row)) if index not in done]
 
-    row: Row
-    images: int
-    sums: tuple[Tensor, ...] | None
-    seconds: float
 
-    def add(self, sample: dict[str, Any], model: Any) -> None:
-        """Segments one more picture with the row's model, or a variant that shares work."""
-        clock = time.perf_counter()
-        batch = {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"].new()]}
-        (predicted,) = model.test_step(batch)
-        self.row.metric.process({}, [predicted.to_dict()])
-        areas = self.row.metric.results.pop()
-        # In fp32 and picture by picture, like mmseg, so that its figures come out to the bit.
-        sums = self.sums or [torch.zeros_like(area) for area in areas]
-        self.sums = tuple(total + area for total, area in zip(sums, areas, strict=True))
-        self.images += 1
-        self.seconds += time.perf_counter() - clock
-
-    def result(self) -> Result:
-        return result_of(self.row, self.sums, self.seconds)
+def _segment(sample: dict[str, Any], row: Row, model: Any) -> Done:
+    """Segments one picture with a row's model, or a variant that shares work."""
+    clock = time.perf_counter()
+    batch = {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"].new()]}
+    (predicted,) = model.test_step(batch)
+    row.metric.process({}, [predicted.to_dict()])
+    areas = torch.stack([area.cpu() for area in row.metric.results.pop()])
+    return Done(areas, time.perf_counter() - clock)
 
 
 def _with_own_model(row: Row) -> Row:
@@ -119,55 +111,52 @@ def _name(plan: Plan, rows: Sequence[Row]) -> str:
 
 @torch.no_grad()
 def _evaluate_group(
-    plan: Plan,
     group: Sequence[Sequence[Row]],
-    progress: Sequence[_Progress],
+    left: Mapping[str, Sequence[int]],
     pictures: Pictures,
     store: Store,
     title: str,
+    trial: bool,
 ) -> dict[str, int]:
-    """Runs all rows of a group over the pictures, from where each stopped."""
-    at = {part.row.key: part for part in progress}
-    begun = {part.row.key: part.images for part in progress}
-    first, last = min(begun.values()), max(plan.images(part.row) for part in progress)
-    metric, classes = progress[0].row.metric, len(pictures.dataset.metainfo["classes"])
-    guard_dataset(pictures.dataset, LabelRules.of([metric], classes))
+    """Runs all rows of a group over the pictures that they lack."""
+    rows = [row for inner in group for row in inner]
+    lacks = {row.key: frozenset(left[row.key]) for row in rows}
+    wanted = sorted(frozenset().union(*lacks.values()))
+    own = wanted[get_rank() :: get_world_size()][: 1 if trial else None]
+    classes = len(pictures.dataset.metainfo["classes"])
+    guard_dataset(pictures.dataset, LabelRules.of([rows[0].metric], classes))
     counts = dict.fromkeys(("blocks", "last_block", "segmented"), 0)
-    stored, trim = time.monotonic(), TrimMemoryHook()
-
-    def keep() -> None:
-        for part in progress:
-            if part.images > begun[part.row.key]:
-                store.save(part.row, part.images, part.sums, part.seconds)
-
-    try:
-        turn, models = shared(group)
-        for index in tqdm(range(first, last), desc=title, initial=first, total=last):
-            sample = pictures[index]
-            turn.next_image()
-            counts["blocks"] += 1
-            for inner in group:
-                turn.next_features()
-                waiting = [at[row.key] for row in inner if at[row.key].images == index]
-                counts["last_block"] += bool(waiting)
-                counts["segmented"] += len(waiting)
-                for part in waiting:
-                    turn.next_row()
-                    part.add(sample, models[part.row.key])
-            trim.after_test_iter()
-            if time.monotonic() - stored > _STORE_SECONDS:
-                keep()
-                stored = time.monotonic()
-    finally:  # whatever stops the run, what is done is kept
-        keep()
+    trim = TrimMemoryHook()
+    turn, models = shared(group)
+    for index in tqdm(own, desc=title, disable=get_rank() > 0):
+        sample = pictures[index]
+        turn.next_image()
+        counts["blocks"] += 1
+        for inner in group:
+            turn.next_features()
+            asking = [row for row in inner if index in lacks[row.key]]
+            counts["last_block"] += bool(asking)
+            counts["segmented"] += len(asking)
+            for row in asking:
+                turn.next_row()
+                store.add(row, index, _segment(sample, row, models[row.key]))
+        trim.after_test_iter()
     return counts
 
 
 # ---- figures ------------------------------------------------------------------------------------
 
 
-def result_of(row: Row, sums: tuple[Tensor, ...], seconds: float) -> Result:
-    """mmseg's own figures of the sums, and the IoU of every class, in percent."""
+def result_of(row: Row, done: Mapping[int, Done]) -> Result:
+    """mmseg's own figures, and the IoU of every class, in percent, over the pictures done."""
+    if not done:
+        return {"mIoU": None, "per_class": {}, "seconds": 0.0, "images": 0}
+    # In fp32 and picture by picture, like mmseg, so that its figures come out to the bit.
+    ordered = [done[index].areas for index in sorted(done)]
+    total = torch.zeros_like(ordered[0])
+    for areas in ordered:
+        total = total + areas
+    sums = tuple(total)
     with _quiet():
         metrics = row.metric.compute_metrics([sums])
     shares = IoUMetric.total_area_to_metrics(*sums, ["mIoU"])["IoU"]
@@ -177,7 +166,9 @@ def result_of(row: Row, sums: tuple[Tensor, ...], seconds: float) -> Result:
         for name, share in zip(classes, shares, strict=True)
     }
     result = {key: round(float(value), 2) for key, value in metrics.items()}
-    return result | {"per_class": per_class, "seconds": round(seconds, 1)} | _split(row, per_class)
+    seconds = round(sum(one.seconds for one in done.values()), 1)
+    about = {"per_class": per_class, "seconds": seconds, "images": len(done)}
+    return result | about | _split(row, per_class)
 
 
 def _split(row: Row, per_class: dict[str, float | None]) -> dict[str, float]:

@@ -60,7 +60,7 @@ class Row:
     """One setting, whichever cells ask for it.
 
     Attributes:
-        key: checksum of the setting and the number of pictures.
+        key: checksum of the setting.
         settings: ``model``, ``test_dataloader`` and ``test_evaluator``.
         model: built from them; on the device.
         metric: where the config's test_evaluator counts areas.
@@ -148,12 +148,13 @@ def make_plan(
     """
     plan = Plan(path, {}, limit=limit)
     init_default_scope(config.default_scope)
-    settings = {part: copy.deepcopy(config.to_dict()[part]) for part in PARTS}
+    settings = settings_of(config)
     with building(path):
-        base = _Builder(plan, config, settings)
+        builder = _Builder(plan)
+        setting = _setting_of(settings["model"], builder.row(settings, config, path).model)
         for name, study in studies.items():
             try:
-                cells = list(base.cells(name, study))
+                cells = list(_cells(builder, config, path, settings, setting, name, study))
             except InputError as error:
                 if name not in may_fail:
                     raise
@@ -168,59 +169,108 @@ def make_plan(
     return plan
 
 
-class _Builder:
-    """Turns cells into rows; what several need is built once."""
+@dataclass(frozen=True)
+class Entry:
+    """One config of a plan of many.
 
-    def __init__(self, plan: Plan, config: Config, settings: dict[str, Any]) -> None:
-        self.plan, self.config, self.settings = plan, config, settings
+    Attributes:
+        path, config: as :func:`itaclip.evaluation.command.load_config` gives it.
+        method, benchmark: the row and the column of the table that it belongs to.
+        variant: what tells it from the same config's other entries, such as a precision.
+    """
+
+    path: Path
+    config: Config
+    method: str
+    benchmark: str
+    variant: str = ""
+
+
+def plan_of_configs(entries: Sequence[Entry], limit: int | None = None) -> Plan:
+    """A plan of whole configs, which share work as far as their settings allow.
+
+    Args:
+        entries: a cell each; its study is the benchmark, its row the method.
+        limit: first pictures only.
+
+    Raises:
+        InputError: naming the config that cannot be used.
+    """
+    plan = Plan(entries[0].path, {}, limit=limit)
+    init_default_scope(entries[0].config.default_scope)
+    builder = _Builder(plan)
+    for entry in entries:
+        with building(entry.path):
+            row = builder.row(settings_of(entry.config), entry.config, entry.path)
+        plan.cells.append(Cell(entry.benchmark, entry.method, entry.variant, {}, row.key))
+        plan.rows[row.key] = row
+    return plan
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """A config's :data:`PARTS`."""
+    return {part: copy.deepcopy(config.to_dict()[part]) for part in PARTS}
+
+
+def _cells(
+    builder: "_Builder",
+    config: Config,
+    path: Path,
+    settings: dict[str, Any],
+    setting: Setting,
+    name: str,
+    study: Study,
+) -> Iterator[tuple[Cell, Row]]:
+    """Every cell of a study with its row.
+
+    Raises:
+        InputError: naming the study and the cell that cannot run.
+    """
+    for row_label, row_changes in study.rows.items():
+        for column_label, column_changes in study.columns.items():
+            where = f"study {name!r}, {row_label}" + (f" / {column_label}" * bool(column_label))
+            try:
+                merged = {**study.base, **row_changes, **column_changes}
+                changes = resolve_changes(merged, setting)
+                row = builder.row(apply_changes(settings, changes), config, path)
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from error
+            yield Cell(name, row_label, column_label, plain(changes), row.key), row
+
+
+class _Builder:
+    """Turns settings into rows; what several need is built once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
         # Results of other code are not mixed with new ones.
         self.code = code_sha256()
         self.manifests: dict[str, dict] = {}
         self.built: dict[str, Row] = {}  # by the JSON of the settings
-        self.clips: dict[
-            tuple[str, str], nn.Module
-        ] = {}  # by name and config; frozen, so all may share them
-        self.setting = _setting_of(settings["model"], self.row(settings).model)
+        # By name and clip_config; frozen, so all may share them.
+        self.clips: dict[tuple[str, str], nn.Module] = {}
 
-    def cells(self, name: str, study: Study) -> Iterator[tuple[Cell, Row]]:
-        """Every cell with its row.
-
-        Raises:
-            InputError: naming the study and the cell that cannot run.
-        """
-        for row_label, row_changes in study.rows.items():
-            for column_label, column_changes in study.columns.items():
-                where = f"study {name!r}, {row_label}" + (f" / {column_label}" * bool(column_label))
-                try:
-                    merged = {**study.base, **row_changes, **column_changes}
-                    changes = resolve_changes(merged, self.setting)
-                    row = self.row(apply_changes(self.settings, changes))
-                except InputError as error:
-                    raise InputError(f"{where}: {error}") from error
-                yield Cell(name, row_label, column_label, plain(changes), row.key), row
-
-    def row(self, settings: dict[str, Any]) -> Row:
+    def row(self, settings: dict[str, Any], config: Config, path: Path) -> Row:
+        """The row of some settings; ``config`` and ``path`` are where they come from."""
         text = json.dumps(plain(settings), sort_keys=True)
         if text not in self.built:
-            self.built[text] = self._new_row(settings)
+            self.built[text] = self._new_row(settings, config, path)
         return self.built[text]
 
-    def _new_row(self, settings: dict[str, Any]) -> Row:
+    def _new_row(self, settings: dict[str, Any], config: Config, path: Path) -> Row:
         dataset_key = _digest(settings["test_dataloader"]["dataset"])
-        dataset = self._dataset(dataset_key, settings)
+        dataset = self._dataset(dataset_key, settings, config, path)
         metric = _metric_of(settings["test_evaluator"])
         metric.dataset_meta = dataset.metainfo
-        check_model_keys(ConfigDict(settings["model"]), self.plan.config_path)
+        check_model_keys(ConfigDict(settings["model"]), path)
         model = self._model(copy.deepcopy(settings["model"]))
         described = describe_model(settings["model"], model)
         model_and_data = SimpleNamespace(
             model=model, test_dataloader=SimpleNamespace(dataset=dataset)
         )
         CheckClassesHook().before_test(model_and_data)
-        limit = self.plan.limit
-        shown = limit if limit is not None and limit < len(dataset) else None
         scored = {"ignore_index": metric.ignore_index, "metrics": metric.metrics}
-        key = _digest([described, dataset_key, scored, shown])[:20]
+        key = _digest([described, dataset_key, scored])[:20]
         tower_key, feature_key = _sharing_keys(described, model, dataset_key) or (key, key)
         return Row(
             key=key,
@@ -248,10 +298,10 @@ class _Builder:
             settings["clip_model"] = self.clips[key]
         return MODELS.build(settings).eval().to(get_device())
 
-    def _dataset(self, key: str, settings: dict[str, Any]) -> Any:
+    def _dataset(self, key: str, settings: dict[str, Any], config: Config, path: Path) -> Any:
         if key not in self.plan.datasets:
-            changed = Config(dict(self.config.to_dict(), **copy.deepcopy(settings)))
-            check_data(changed, self.plan.config_path)
+            changed = Config(dict(config.to_dict(), **copy.deepcopy(settings)))
+            check_data(changed, path)
             dataset = DATASETS.build(changed.test_dataloader.dataset)
             self.manifests[key] = data_manifest(dataset)
             self.plan.datasets[key] = dataset

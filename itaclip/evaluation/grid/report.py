@@ -18,6 +18,7 @@ from .published import Figures
 from .studies import Study
 
 BEGIN, END = "<!-- ablations:begin -->", "<!-- ablations:end -->"
+_NOT_SHOWN = ("per_class", "images")
 # Published figures that differ by less say nothing of the order.
 _SAME = 0.05
 
@@ -32,7 +33,9 @@ def summary(plan: Plan, results: Mapping[str, Result]) -> dict[str, Any]:
         for cell in plan.cells:
             if cell.study == name:
                 result = results.get(cell.key)
-                figures = result and {k: v for k, v in result.items() if k != "per_class"}
+                figures = result and {
+                    k: v for k, v in result.items() if k not in ("per_class", "images")
+                }
                 cells[cell.row][cell.column] = {"changes": cell.changes, "figures": figures}
         studies[name] = {
             "title": study.title,
