@@ -142,7 +142,8 @@ def measure(engine: str, actors: int, model: str, listed: Path, pictures: int) -
     if child.returncode:
         raise InputError(f"{engine} with {actors} actors ended with code {child.returncode}.")
     found = json.loads(child.stdout.read().splitlines()[-1])
-    settled = [memory for _, memory in samples[len(samples) // 2 : -1]] or [0]
+    samples = [sample for sample in samples if sample[1]] or [[0, 0]]  # the last may see nobody
+    settled = [memory for _, memory in samples[len(samples) // 2 :]]
     return {
         "engine": engine,
         "actors": actors,

@@ -275,8 +275,8 @@ def cluster_rows(
                 ):
                     yield from batch.to_pylist()
         except RayError as error:
-            if isinstance(error, RayTaskError) and isinstance(error.cause, InputError):
-                raise error.cause from None
+            if (said := _bad_input(error)) is not None:
+                raise InputError(said) from None
             failures += 1
             ours = isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False)
             if ours or failures == _MAX_STARTS:
@@ -284,6 +284,18 @@ def cluster_rows(
         else:
             if list(left()) == waiting:
                 raise RuntimeError(f"Ray ended without the rows of {len(waiting)} shards")
+
+
+def _bad_input(error: BaseException | None) -> str | None:
+    """The sentence of the bad input that a worker met; None for other errors."""
+    from ray.exceptions import RayError
+
+    while error is not None:
+        # Ray's error is of the cause's class too, but its text is a traceback.
+        if isinstance(error, InputError) and not isinstance(error, RayError):
+            return str(error).partition("\n")[0]  # Ray adds words of its own
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
 
 
 @contextmanager
