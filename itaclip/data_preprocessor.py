@@ -41,7 +41,8 @@ class CLIPDataPreprocessor(nn.Module):
             ("std", facts.std, OPENAI_STD, STD),
         ):
             value = rounded if value == openai else [255 * v for v in value]
-            getattr(self, name).copy_(torch.tensor(value).view(-1, 1, 1))
+            constant = torch.tensor(value, dtype=torch.float32).view(-1, 1, 1)
+            getattr(self, name).copy_(constant)
 
     @undisturbed()
     def forward(self, data: Mapping[str, Any], training: bool = False) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from .guide import GUIDES, Guide
 from .recipes import Recipe, resolve_recipe
 from .recipes.tower import AfterBlock, Reads, Tower, run_blocks
 from .runtime.positions import resize_positions
-from .runtime.torch_state import undisturbed, weights_version
+from .runtime.torch_state import WeightsStamp, undisturbed
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -54,7 +54,7 @@ class ImageEncoder(nn.Module):
         self._check(recipe)
         self.recipe = recipe
         self.precision = precision
-        self._lowered: tuple[tuple, nn.ModuleList] | None = None
+        self._lowered: tuple[tuple, nn.ModuleList, WeightsStamp] | None = None
 
     def variant(self, attention: str | Mapping | Recipe) -> "ImageEncoder":
         """An encoder with another recipe that shares the weights, and their lowered copy.
@@ -285,13 +285,13 @@ class ImageEncoder(nn.Module):
         weight = blocks[0].attn.in_proj_weight
         if self.dtype == weight.dtype:
             return blocks
-        key, kept = (self.dtype, weight.device, weights_version(blocks)), self._lowered
-        if kept is None or kept[0] != key:
+        key, kept = (self.dtype, weight.device), self._lowered
+        if kept is None or kept[0] != key or not kept[2].holds(blocks):
             lowered = copy.deepcopy(blocks).to(self.dtype)
             for block in lowered:
                 block.ln_1.float(), block.ln_2.float()
             # A tuple hides the copy from state_dict() and .to().
-            kept = self._lowered = (key, lowered)
+            kept = self._lowered = (key, lowered, WeightsStamp(blocks))
         return kept[1]
 
 

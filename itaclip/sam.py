@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from .checks import integer, number
+from .clip_model.sources import model_folder
 from .errors import InputError
 from .runtime.files import atomic_write
 from .runtime.text_cache import default_folder
@@ -162,12 +163,9 @@ class Sam:
         need_transformers("regions: SAM")
         from transformers import AutoConfig, Sam2Model, SamModel
 
-        folder = Path(model).expanduser()
+        folder = model_folder(model, "regions.model")
         if not (folder / "config.json").is_file():
-            raise InputError(
-                f"regions.model: expected a folder with SAM's config.json, but there is none at "
-                f"{folder}; download one, such as facebook/sam-vit-base, and give its folder."
-            )
+            raise InputError(f"regions.model: expected SAM's config.json in {folder}; add it.")
         try:
             kind = AutoConfig.from_pretrained(folder).model_type
             build = {"sam": SamModel, "sam2": Sam2Model, "sam2_video": Sam2Model}.get(kind)

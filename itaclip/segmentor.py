@@ -61,7 +61,7 @@ from .runtime.batches import trim_memory
 from .runtime.palette import palette_of
 from .runtime.stages import stage
 from .runtime.text_cache import TextCache
-from .runtime.torch_state import undisturbed
+from .runtime.torch_state import WeightsStamp, undisturbed
 from .settings import Settings
 from .sliding_window import WindowAssembler, WindowGrid, whole_image
 from .text_encoder import TextEncoder, imagenet_templates
@@ -259,7 +259,7 @@ class Segmentor(nn.Module):
                 features = self.text_encoder.text_projection.new_zeros(0, 1)
         if not features.isfinite().all():
             raise InputError(self._not_finite("text"))
-        self.vocabulary, self._text_version = vocabulary, self.text_encoder.version
+        self.vocabulary, self._text_weights = vocabulary, WeightsStamp(self.text_encoder)
         self.register_buffer("text_features", features, persistent=False)  # Q, E
 
     def _not_finite(self, what: str) -> str:
@@ -272,7 +272,8 @@ class Segmentor(nn.Module):
 
     def _queries(self) -> Tensor:
         """The text features (Q, E), made anew where other weights were loaded since."""
-        if self.text_encoder is not None and self.text_encoder.version != self._text_version:
+        encoder = self.text_encoder
+        if encoder is not None and not self._text_weights.holds(encoder):
             self._use_words(self.vocabulary)
         return self.text_features
 

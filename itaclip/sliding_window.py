@@ -182,6 +182,10 @@ def _pair(value: object, key: str) -> tuple[int, int]:
     )
 
 
+# First, last + 1, and weights (last + 1 - first, patches) of the rows that a window reaches.
+Operator = tuple[int, int, Tensor]
+
+
 class WindowAssembler:
     """Puts the similarity maps of windows together at the output's size.
 
@@ -204,7 +208,7 @@ class WindowAssembler:
             starts, grid.window, grid.encoded, patches, grid.image_size, output_size, strict=True
         )
         how = _straight_operators if grid.straight else _axis_operators
-        self._rows, self._columns = (how(*axis, device) for axis in axes)
+        self._rows, self._columns = (_on_device(how(*axis), device) for axis in axes)
 
     @classmethod
     def onto_grid(
@@ -236,7 +240,7 @@ class WindowAssembler:
             target,
             strict=True,
         )
-        made._rows, made._columns = (_cell_operators(*axis, device) for axis in axes)
+        made._rows, made._columns = (_on_device(_cell_operators(*axis), device) for axis in axes)
         return made
 
     def __call__(self, maps: Iterable[Tensor]) -> Tensor:
@@ -300,6 +304,13 @@ class WindowAssembler:
                 target.addmm_(weights[top - start : bottom - start], spread.flatten(1))
 
 
+def _on_device(operators: list[Operator], device: torch.device | None) -> list[Operator]:
+    """The weights of all windows, (rows, patches) each, in one copy to the device."""
+    firsts, lasts, weights = zip(*operators, strict=True)
+    moved = torch.cat(weights).to(device).split([len(own) for own in weights])
+    return list(zip(firsts, lasts, moved, strict=True))
+
+
 def _straight_operators(
     starts: tuple[int, ...],
     window: int,
@@ -307,11 +318,10 @@ def _straight_operators(
     patches: int,
     side: int,
     output: int,
-    device: torch.device | None,
-) -> list[tuple[int, int, Tensor]]:
+) -> list[Operator]:
     """As :func:`_axis_operators`, for the one window that is the image: its map resized at once."""
     weights = _linear_resize(torch.eye(patches, dtype=torch.float64), output).T
-    return [(0, output, weights.float().contiguous().to(device))]
+    return [(0, output, weights.float())]
 
 
 def _cell_operators(
@@ -321,8 +331,7 @@ def _cell_operators(
     patches: int,
     side: int,
     cells: int,
-    device: torch.device | None,
-) -> list[tuple[int, int, Tensor]]:
+) -> list[Operator]:
     """As :func:`_axis_operators`, for cells of a grid over the image instead of pixels."""
     centres = (torch.arange(cells, dtype=torch.float64) + 0.5) * side / cells
     first = torch.tensor(starts, dtype=torch.float64)[:, None]
@@ -340,7 +349,7 @@ def _cell_operators(
         weights = weights * reached[:, None] / inside.sum(0).clamp_min(1)[:, None]
         rows = reached.nonzero()
         top, bottom = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
-        operators.append((top, bottom, weights[top:bottom].float().contiguous().to(device)))
+        operators.append((top, bottom, weights[top:bottom].float()))
     return operators
 
 
@@ -351,8 +360,7 @@ def _axis_operators(
     patches: int,
     side: int,
     output: int,
-    device: torch.device | None,
-) -> list[tuple[int, int, Tensor]]:
+) -> list[Operator]:
     """Interpolation weights of every window along one axis.
 
     Returns:
@@ -373,7 +381,7 @@ def _axis_operators(
         reached = weights.any(dim=1).nonzero()
         # When shrinking, a window can fall between the output's samples.
         first, last = (int(reached[0]), int(reached[-1]) + 1) if len(reached) else (0, 0)
-        operators.append((first, last, weights[first:last].float().contiguous().to(device)))
+        operators.append((first, last, weights[first:last].float()))
     return operators
 
 

@@ -23,7 +23,7 @@ from .errors import InputError
 from .recipes.tower import add_attention, add_feed_forward, block_projections
 from .runtime.recent import Recent
 from .runtime.text_cache import TextCache
-from .runtime.torch_state import undisturbed, weights_version
+from .runtime.torch_state import WeightsStamp, undisturbed
 from .vocabulary import Vocabulary, shortened
 
 # Tokens in one batch; larger ones are no faster on a CPU and only cost memory.
@@ -66,18 +66,14 @@ class TextEncoder(nn.Module):
         self.ln_final = clip.ln_final
         self.text_projection = clip.text_projection
         self.text_projection_bias = getattr(clip, "text_projection_bias", None)
-        self._known: Recent[Tensor] = Recent(_MAX_KNOWN)  # weights, templates, text → (E,) CPU
-        self._digest: tuple[tuple, str] | None = None  # weights → their digest
+        self._known: Recent[Tensor] = Recent(_MAX_KNOWN)  # templates, text → (E,) on the CPU
+        self._digest: tuple[WeightsStamp, str] | None = None
         self.requires_grad_(False).eval()
+        self._known_with = WeightsStamp(self)
 
     @property
     def context_length(self) -> int:
         return len(self.positional_embedding)
-
-    @property
-    def version(self) -> tuple:
-        """Equal as long as nobody loads other weights."""
-        return weights_version(self)
 
     @undisturbed()
     def encode(self, prompts: Sequence[str]) -> Tensor:
@@ -148,14 +144,17 @@ class TextEncoder(nn.Module):
 
     def digest(self) -> str:
         """A sha256 of the tower's weights and what else its features depend on, made once."""
-        version, kept = self.version, self._digest
-        if kept is None or kept[0] != version:
-            facts = f"{self.facts.text_facts()} {self.tokenizer.identity}"
+        kept = self._digest
+        if kept is None or not kept[0].holds(self):
+            stamp, facts = (
+                WeightsStamp(self),
+                f"{self.facts.text_facts()} {self.tokenizer.identity}",
+            )
             sha = hashlib.sha256(facts.encode())
             for key, value in sorted(self.state_dict().items()):
                 sha.update(f"{key} {tuple(value.shape)}".encode())
                 sha.update(value.detach().cpu().contiguous().numpy())
-            kept = self._digest = (version, sha.hexdigest())
+            kept = self._digest = (stamp, sha.hexdigest())
         return kept[1]
 
     @undisturbed()
@@ -177,10 +176,12 @@ class TextEncoder(nn.Module):
         Returns:
             (len(texts), E) with L2 norm 1.
         """
-        which = (self.version, tuple(templates))
-        known = {}
+        which, known = tuple(templates), {}
+        if not self._known_with.holds(self):
+            self._known, self._known_with = Recent(_MAX_KNOWN), WeightsStamp(self)
+        memory = self._known
         for text in dict.fromkeys(texts) if self.remember else ():
-            found = self._known.get((which, text))
+            found = memory.get((which, text))
             if found is not None:
                 known[text] = found
         new = [text for text in dict.fromkeys(texts) if text not in known]
@@ -188,7 +189,7 @@ class TextEncoder(nn.Module):
             features = self._new_features(new, templates, text_cache).cpu()
             known.update(zip(new, features, strict=True))
             if self.remember:
-                self._known.update(((which, text), known[text]) for text in new)
+                memory.update(((which, text), known[text]) for text in new)
         return torch.stack([known[text] for text in texts]).to(self.text_projection.device)
 
     def _new_features(

@@ -16,6 +16,16 @@ _SIZES = dict(hidden_size=128, num_hidden_layers=3, num_attention_heads=2)
 def _models():
     import transformers as t
 
+    sam = dict(
+        **_SIZES,
+        mlp_dim=192,
+        output_channels=32,
+        image_size=128,
+        patch_size=16,
+        window_size=3,
+        global_attn_indexes=[2],
+        num_pos_feats=16,
+    )
     return {
         "vit": lambda: t.ViTModel(
             t.ViTConfig(**_SIZES, intermediate_size=192, image_size=48, patch_size=8),
@@ -36,16 +46,13 @@ def _models():
                 **_SIZES, intermediate_size=192, image_size=64, patch_size=16, num_register_tokens=4
             )
         ),
-        "sam": lambda: t.SamVisionModel(
-            t.SamVisionConfig(
-                **_SIZES,
-                mlp_dim=192,
-                output_channels=32,
-                image_size=128,
-                patch_size=16,
-                window_size=3,
-                global_attn_indexes=[2],
-                num_pos_feats=16,
+        "sam": lambda: t.SamVisionModel(t.SamVisionConfig(**sam)),
+        # As SAM's repositories have it, with its decoder.
+        "whole sam": lambda: t.SamModel(
+            t.SamConfig(
+                vision_config=sam,
+                prompt_encoder_config=dict(hidden_size=32, image_size=128, mask_input_channels=4),
+                mask_decoder_config=dict(hidden_size=32, mlp_dim=32, iou_head_hidden_dim=32),
             )
         ),
     }

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from itaclip.aux_text.__main__ import main
+from itaclip.__main__ import main as itaclip_main
 from itaclip.aux_text.answers import UnusableAnswer, check_answer, clean_answer, prompt_tokens
 from itaclip.aux_text.journal import Journal
 from itaclip.aux_text.prompts import KINDS
@@ -23,6 +23,10 @@ from itaclip.errors import InputError
 from itaclip.vocabulary import load_class_names, load_vocabulary, parse_auxiliary_texts
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+
+def main(arguments):
+    return itaclip_main(["texts", *arguments])
 
 
 def installed(package):
@@ -407,7 +411,7 @@ def test_a_killed_run_continues(names, tmp_path, serve):
 
     server, out = serve(reply), tmp_path / "out.txt"
     partial = tmp_path / "out.txt.partial"
-    command = [sys.executable, "-m", "itaclip.aux_text", *arguments(names, out, server)]
+    command = [sys.executable, "-m", "itaclip", "texts", *arguments(names, out, server)]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:
@@ -680,11 +684,11 @@ def test_a_download_says_its_size_and_is_verified(
     printed = capsys.readouterr()
     assert "Fetching some/model from https://huggingface.co/some/model (" in printed.out
     assert ("sha256" in printed.err) == damaged
-    assert hub.asked == ("some/model", "abc", sorted(p.name for p in tiny_model.iterdir()))
+    assert hub.asked == ("some/model", None, sorted(p.name for p in tiny_model.iterdir()))
 
 
 def test_the_module_runs_as_a_command(names, tmp_path):
-    command = [sys.executable, "-m", "itaclip.aux_text", "--name-path", "nowhere.txt"]
+    command = [sys.executable, "-m", "itaclip", "texts", "--name-path", "nowhere.txt"]
     command += ["--kind", "synonyms", "--out", str(tmp_path / "o.txt"), "--backend", "openai"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 2

@@ -90,6 +90,15 @@ def test_folders_patterns_masks_and_json(segment, folder):
     )
 
 
+def test_a_picture_of_twelve_bits_is_asked_for_and_taken(segment, folder):
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save("wide.png")
+    code, _, err = segment("wide.png", "--classes", CLASSES, "--mask", "m.png")
+    assert code == 2 and "--bits 12 on the command line" in err
+    code, _, err = segment("wide.png", "--classes", CLASSES, "--mask", "m.png", "--bits", "12")
+    assert code == 0, err
+    assert Image.open("m.png").size == (64, 64)
+
+
 def test_json_alone_on_stdout(segment, folder):
     code, out, err = segment("one.png", "--classes", CLASSES, "--json")
     assert code == 0
@@ -153,6 +162,14 @@ def test_a_config_brings_its_classes(capsys, folder):
             "two results would go there",
         ),
         (["--classes", CLASSES, "two.jpg", "--json", "one.png"], "ends in .json"),
+        (["one.png", "--classes", "names.txt"], "is the name of a file, not of classes"),
+        (["https://a.example/b.jpg", "--classes", CLASSES], "nothing is fetched from the web"),
+        (["one.png", "--classes", CLASSES, "--bits", "3"], "--bits: expected None or an integer"),
+        (["one.png", "--classes", CLASSES, "--margin-thd", "0.2"], "margin_thd: 0.2 turns unsure"),
+        (
+            ["two.jpg", "--classes", CLASSES, "--class-file", "a"],
+            "not allowed with argument --classes",
+        ),
         (["one.png", "--classes", "a, b"], "separate classes by ';'"),
         (["one.png", "--classes", "a; a"], "also belongs"),
         (["one.png", "--classes", CLASSES, "--opacity", "7"], "--opacity"),

@@ -71,7 +71,7 @@ def small(path, mini_benchmarks, *options):
     if "regions" in config.model:  # SAM's masks have tests of their own
         config.model.regions = dict(source="slic", rule="vote")
     if config.model.test_cfg.mode == "slide":
-        config.model.test_cfg.update(crop_size=(56, 56), stride=(28, 28))
+        config.model.test_cfg.update(crop_size=(56, 56), stride=(56, 56))
     return config
 
 

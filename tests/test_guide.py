@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 import reference_guided as slow
@@ -35,7 +36,7 @@ def test_tokens_and_projections_equal_the_raw_weights_with_dinos_positions(kind,
             torch.testing.assert_close(own, expected, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["vit", "dinov2", "registers", "dinov3", "sam"])
+@pytest.mark.parametrize("kind", ["vit", "dinov2", "registers", "dinov3", "sam", "whole sam"])
 def test_every_kind_gives_a_grid_height_first(kind):
     guide = tiny_guide(kind)
     found = guide(windows(56, 112), ALL)
@@ -129,7 +130,7 @@ def refused(source, text):
 
 
 def test_what_is_unclear_is_refused(tmp_path):
-    refused("dino-b8", "'dino-b8' is no known name .dino-vits8")
+    refused("dino-b8", "'dino-b8' is no known name .storybook-guide")
     refused(tmp_path, "has no config.json")
     folder = changed_copy(tmp_path, {"model_type": "resnet"})
     refused(folder, "model of type 'resnet'; expected one of vit, dinov2")
@@ -173,7 +174,7 @@ def test_the_key_is_checked():
     assert parse_guide("dino-vitb8") == {"model": "dino-vitb8"}
     assert parse_guide(dict(model="x", sam="sam-vitb"))["sam"] == "sam-vitb"
     for value, text in (
-        (3, "expected None, a name .dino-vits8"),
+        (3, "expected None, a name .storybook-guide"),
         (dict(sam="sam-vitb"), "expected None, a name"),
         (dict(model="x", patch=8), "unknown key 'patch'"),
         (dict(model="x", positions="bicubic"), "guide.positions: expected one of 'offset'"),
@@ -182,6 +183,14 @@ def test_the_key_is_checked():
     ):
         with pytest.raises(InputError, match=text):
             parse_guide(value)
+
+
+def test_the_shipped_guide_is_small_and_loads():
+    folder = Path(GUIDES["storybook-guide"].source)
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 5e6
+    guide = load_guide("storybook-guide", *STATS)
+    found = guide(windows(112, 112), ALL)
+    assert found.tokens.shape == (2, found.grid[0] * found.grid[1], 128)
 
 
 def test_known_names_say_where_they_come_from():

@@ -67,3 +67,22 @@ def test_two_results_at_one_place_are_refused(tmp_path):
     os.symlink(".", tmp_path / "same")
     with pytest.raises(InputError, match="two results would go there"):
         check_outputs([tmp_path / "a.png", tmp_path / "same" / "a.png"])
+
+
+def test_a_result_never_replaces_its_picture_through_the_api(tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    from itaclip.predict.segmentation import Segmentation
+
+    Image.new("RGB", (9, 7)).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    labels, source = np.zeros((7, 9), np.int32), str(tmp_path / "a.png")
+    result = Segmentation(np.zeros((7, 9, 3), np.uint8), labels, None, ("x",), ((1, 2, 3),), source)
+    os.symlink("a.png", tmp_path / "b.png")
+    for save in (result.save, result.save_mask):
+        for name in ("a.png", "b.png", "A.PNG"):
+            with pytest.raises(InputError, match="would replace the picture"):
+                save(tmp_path / name)
+        save(tmp_path / "c.png")
+    assert (tmp_path / "a.png").read_bytes() == before

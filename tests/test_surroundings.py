@@ -13,6 +13,7 @@ from mmseg.structures import SegDataSample
 
 import itaclip
 from itaclip import InputError, ITACLIPSegmentor, Vocabulary
+from itaclip.clip_model import save_clip
 from itaclip.predict.inspection import attention_at
 from itaclip.runtime.recent import Recent
 
@@ -118,9 +119,8 @@ def collect(door, path, building=nothing, calling=nothing):
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "small.pt"
-    torch.save(random_clip(width=64, text_layers=1).state_dict(), path)
-    return str(path)
+    folder = tmp_path_factory.mktemp("weights") / "small"
+    return str(save_clip(random_clip(width=64, text_layers=1), folder))
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,8 @@ sys.path.insert(0, str(ROOT))
 from itaclip.storybook.scenes import draw_scene  # noqa: E402
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-SEED, SIDE, CROP, PROTOTYPES = 30_003, 112, 64, 192
+SEED, SIDE, PROTOTYPES = 30_003, 112, 192
+PATCH, CROP = 4, 40
 
 
 def build(args: argparse.Namespace) -> nn.Module:
@@ -39,7 +40,7 @@ def build(args: argparse.Namespace) -> nn.Module:
         num_attention_heads=args.width // 64,
         intermediate_size=3 * args.width,
         image_size=SIDE,
-        patch_size=8,
+        patch_size=PATCH,
         layer_norm_eps=1e-6,
     )
     return ViTModel(sizes, add_pooling_layer=False, use_mask_token=True)
@@ -97,7 +98,7 @@ def train(args: argparse.Namespace) -> nn.Module:
             group["lr"] = rate
         plain = crops(pictures, args.batch)
         first, second = recoloured(plain), recoloured(plain)
-        masked = torch.rand(args.batch, (CROP // 8) ** 2) < 0.4
+        masked = torch.rand(args.batch, (CROP // PATCH) ** 2) < 0.4
         with torch.no_grad():
             tokens = teacher[0](second, interpolate_pos_encoding=True).last_hidden_state
             targets = []
@@ -139,7 +140,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=1500, help="scenes to draw")
     parser.add_argument("--batch", type=int, default=32, help="crops in a step")
     parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--depth", type=int, default=5)
+    parser.add_argument("--depth", type=int, default=3)
     args = parser.parse_args()
     model = train(args)
     folder = Path(args.out)

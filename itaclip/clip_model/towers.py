@@ -101,16 +101,17 @@ class TwoTowers(nn.Module):
         self.ln_final = clip_module("model").LayerNorm(width)
         self.text_projection = nn.Parameter(torch.empty(width, facts.embed_dim))
         self.logit_scale = nn.Parameter(torch.empty([]))
-        self._reads_last = facts.text_reads == "last"
+        self._reads_last, self._end = facts.text_reads == "last", facts.end_token
 
     def encode_image(self, images: Tensor) -> Tensor:
         return self.visual(images)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """(P, context length) token numbers, the end token the largest of each → (P, E)."""
+        """(P, context length) token numbers → (P, E)."""
         x = self.token_embedding(tokens) + self.positional_embedding
         x = self.ln_final(self.transformer(x.transpose(0, 1)).transpose(0, 1))
-        read = [-1] * len(x) if self._reads_last else tokens.argmax(-1)
+        ends = tokens if self._end is None else (tokens == self._end).int()
+        read = [-1] * len(x) if self._reads_last else ends.argmax(-1)
         x = x[torch.arange(len(x)), read] @ self.text_projection
         bias = getattr(self, "text_projection_bias", None)
         return x if bias is None else x + bias
@@ -136,7 +137,7 @@ def empty_model(facts: Facts, table: Mapping[str, StoredTensor]) -> nn.Module:
                 facts.embed_dim,
             )
             model = TwoTowers(facts, visual)
-            if facts.causal and facts.text_reads == "end":
+            if facts.causal and facts.text_reads == "end" and facts.tokenizer == "openai":
                 model = _as_openai(model, facts)
         for key in ("text_projection_bias", "logit_bias"):
             if key in table:
@@ -163,7 +164,7 @@ def _as_openai(towers: TwoTowers, facts: Facts) -> nn.Module:
     model = clip_module("model").CLIP.__new__(clip_module("model").CLIP)
     nn.Module.__init__(model)
     model.__dict__.update(towers.__dict__)
-    del model.__dict__["_reads_last"]
+    del model.__dict__["_reads_last"], model.__dict__["_end"]
     model.vocab_size = facts.vocabulary_size
     return model
 

@@ -66,8 +66,7 @@ def run(args: argparse.Namespace) -> None:
     """
     if importlib.util.find_spec("gradio") is None:
         raise InputError(
-            "app: the page needs Gradio, which is not installed; run `pip install -c "
-            'constraints.txt -e ".[app]"`.'
+            "app: the page needs Gradio, which is not installed; run `pip install 'itaclip[app]'`."
         )
     port = free_port(args.host, args.port)
     name, remark = choose_model(args.model, args.config)

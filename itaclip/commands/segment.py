@@ -135,6 +135,9 @@ def run(args: argparse.Namespace) -> None:
     pictures, masks = _targets(args, images)
     options = Options(args.min_area, args.tolerance, args.opacity)
     exporter = Exporter(args.format, images, args.out or _FOLDER, options)
+    files = [args.json] if args.json not in (None, "-") else []
+    read = [path for path in (args.class_file, args.config) if path is not None]
+    check_outputs([*pictures.values(), *masks.values(), *exporter.planned, *files], images, read)
     asked = words(args)
     model = load_model(args)
     log = sys.stderr if args.json == "-" else sys.stdout
@@ -225,9 +228,6 @@ def _targets(
             raise InputError(
                 f"--mask: {path}: expected a file name that ends in .png, or a folder."
             )
-    files = [args.json] if args.json not in (None, "-") else []
-    inputs = [path for path in (args.class_file, args.config) if path is not None]
-    check_outputs([*pictures.values(), *masks.values(), *files], images, inputs)
     return pictures, masks
 
 

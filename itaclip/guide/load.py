@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
+from ..clip_model.sources import is_hub_name, model_folder
 from ..errors import InputError
-from ..runtime.files import PROJECT_ROOT
-from ..runtime.hub import hub_folder
 from .backbone import Guide
 from .names import GUIDES
 
@@ -127,47 +126,21 @@ def load_guide(
 def _folder(source: str | Path, key: str) -> Path:
     name = str(source)
     name = GUIDES[name].source if name in GUIDES else name
-    if name.startswith("hf:"):
-        return _fetch(name, key)
-    path = Path(name).expanduser()
-    places = [path] if path.is_absolute() else [Path.cwd() / path, PROJECT_ROOT / path]
-    for place in places:
-        if os.path.isdir(place):
-            if not os.path.isfile(place / "config.json"):
-                raise InputError(
-                    f"{key}: {place} has no config.json; expected a folder in Hugging Face layout "
-                    "(config.json and weights)."
-                )
-            return place
-    where = " nor ".join(str(place) for place in dict.fromkeys(places))
-    raise InputError(
-        f"{key}: {str(source)!r} is no known name ({', '.join(GUIDES)}), and there is no folder at "
-        f"{where}; give one of them, or 'hf:OWNER/NAME'."
-    )
-
-
-def _fetch(name: str, key: str) -> Path:
-    """The local folder of ``hf:OWNER/NAME`` or ``hf:OWNER/NAME@REVISION``."""
-    repository, _, revision = name.removeprefix("hf:").partition("@")
-    described = ("config.json", "preprocessor_config.json")
-    for weights in ("*.safetensors", "pytorch_model.bin"):
-        folder = hub_folder(
-            repository,
-            key=key,
-            patterns=(*described, weights),
-            revision=revision or None,
-            complete=_has_weights,
+    try:
+        folder = model_folder(name, key)
+    except InputError:
+        if is_hub_name(name) or os.sep in name:
+            raise
+        raise InputError(
+            f"{key}: {name!r} is no known name ({', '.join(GUIDES)}), and there is no folder of "
+            "that name; give one of them, or 'hf:OWNER/NAME'."
+        ) from None
+    if not os.path.isfile(folder / "config.json"):
+        raise InputError(
+            f"{key}: {folder} has no config.json; expected a folder in Hugging Face layout "
+            "(config.json and weights)."
         )
-        if _has_weights(folder):
-            return folder
-    raise InputError(
-        f"{key}: {name} has neither safetensors weights nor a pytorch_model.bin; give another one."
-    )
-
-
-def _has_weights(folder: Path) -> bool:
-    weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model.bin")]
-    return (folder / "config.json").is_file() and bool(weights)
+    return folder
 
 
 def _transformers(key: str) -> ModuleType:

@@ -27,6 +27,11 @@ _DINOV3 = ("LVD-1689M, without labels", "DINOv3 License (its own; gated)")
 _SAM = ("SA-1B, 1.1 billion masks", "Apache-2.0")
 
 GUIDES = {
+    "storybook-guide": KnownGuide(
+        str(_ASSETS / "storybook-guide"),
+        "1500 drawn scenes of Storybook, without labels",
+        "Apache-2.0",
+    ),
     "dino-vits8": KnownGuide("hf:facebook/dino-vits8", *_DINO),
     "dino-vits16": KnownGuide("hf:facebook/dino-vits16", *_DINO),
     "dino-vitb8": KnownGuide("hf:facebook/dino-vitb8", *_DINO),

@@ -13,6 +13,7 @@ from PIL import Image
 from ..checks import is_number
 from ..errors import InputError
 from ..runtime.lettering import figure_lettering
+from ..runtime.outputs import check_outputs
 from ..runtime.pictures import overlay, overlay_with_legend, picture_format, save_picture
 
 if TYPE_CHECKING:
@@ -168,9 +169,10 @@ class Segmentation:
         """Writes picture and overlay side by side, with the legend below, as PNG, JPEG or WebP.
 
         Raises:
-            InputError: the suffix is none of these.
+            InputError: the suffix is none of these, or the file is the picture itself.
         """
         path = Path(path).expanduser()
+        check_outputs([path], [self.source])
         kind = picture_format(path)
         picture = overlay_with_legend(
             self.image,
@@ -187,9 +189,11 @@ class Segmentation:
         Up to 256 classes it has 8 bits and the classes' palette, as Pascal VOC's masks; else 16.
 
         Raises:
-            InputError: the suffix is not .png, or there are more than 65536 classes.
+            InputError: the suffix is not .png, the file is the picture itself, or there are more
+                than 65536 classes.
         """
         path = Path(path).expanduser()
+        check_outputs([path], [self.source])
         if path.suffix.lower() != ".png":
             raise InputError(f"{path}: masks are lossless; expected a file name that ends in .png.")
         if len(self.classes) > 1 << 16:

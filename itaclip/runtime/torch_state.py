@@ -4,6 +4,7 @@ The same call gives the same answer under autocast, in inference mode, and with 
 devices; default dtypes are never relied upon, since they belong to the whole process.
 """
 
+import operator
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -33,12 +34,29 @@ def undisturbed() -> Iterator[None]:
         yield
 
 
-def weights_version(module: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Equal as long as nobody loads or writes other weights into a module; moving it is no change.
+class WeightsStamp:
+    """Which weights a module had: to see whether others were loaded or written since.
 
-    What is written past autograd's sight (``parameter.data.copy_``) is not seen.
+    Moving the module is no change, nor is copying or pickling it together with the stamp. What is
+    written past autograd's sight (``parameter.data.copy_``) is not seen.
     """
-    return tuple((id(weight), _version(weight)) for weight in module.parameters())
+
+    def __init__(self, module: nn.Module) -> None:
+        self.weights = tuple(module.parameters())
+        self.versions = tuple(map(_version, self.weights))
+
+    def holds(self, module: nn.Module) -> bool:
+        """Whether the module has these weights still."""
+        now = tuple(module.parameters())
+        same = len(now) == len(self.weights) and all(map(operator.is_, now, self.weights))
+        return same and self.versions == tuple(map(_version, now))
+
+    def __getstate__(self) -> dict:
+        return {"weights": self.weights}
+
+    def __setstate__(self, state: dict) -> None:
+        self.weights = state["weights"]
+        self.versions = tuple(map(_version, self.weights))
 
 
 def _version(tensor: Tensor) -> int:

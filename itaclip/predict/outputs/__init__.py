@@ -68,8 +68,8 @@ class Exporter:
             FORMATS[name](folder, [str(image) for image in images], options or Options())
             for name in dict.fromkeys(formats)
         ]
-        planned = [path for writer in self.writers for path in writer.planned()]
-        check_outputs(planned, images)
+        self.planned = [path for writer in self.writers for path in writer.planned()]
+        check_outputs(self.planned, images)
 
     @property
     def needs_scores(self) -> bool:
