@@ -240,6 +240,12 @@ class Segmentor(nn.Module):
             other._use_words(vocabulary or self.vocabulary)
         return other
 
+    def without_text_tower(self) -> "Segmentor":
+        """Another one with these words for good: all that a process needs to label pictures."""
+        other = sharing(self)
+        other.text_encoder = other._text_weights = None
+        return other
+
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Takes other words in place, for mmseg's helpers, which hold the model.
 
