@@ -372,3 +372,48 @@ def test_a_recipe_that_cannot_be_stitched_says_so(clip):
     attention = dict(recipe="resclip", rcs_layers=(5, 6))
     with pytest.raises(InputError, match="windows of the recipe 'resclip' cannot be stitched"):
         model(clip, attention, dict(SMALL, merge="stitch"), guide=None)
+
+
+# ---- through the other doors --------------------------------------------------------------------
+
+
+def test_single_pictures_figures_and_comparisons():
+    """load(), compare and the look inside, with the guide that ships with the project."""
+    import itaclip
+    from itaclip.predict.inspection import attention_at, compare
+
+    own = itaclip.load(
+        "storybook-tiny",
+        guide="storybook-guide",
+        recipe="proxyclip",
+        crop_size=48,
+        stride=32,
+        pamr=None,
+        regions=dict(source="slic", rule="vote"),
+        device="cpu",
+    )
+    pixels = bgr_image(50, 70).flip(0).permute(1, 2, 0).numpy()
+    recipes = ("proxyclip", "gla_clip", "cass", "corrclip", "naclip")
+    for found in compare(own, pixels, "sea; sky; sand", recipes=recipes, at=(10, 20)):
+        assert found.segmentation.labels.shape == (50, 70)
+        assert found.attention.weights.shape == (6, 8)
+        total = found.attention.weights.sum() + found.attention.cls
+        assert total == pytest.approx(1, abs=1e-3)
+    (look,) = attention_at(own, pixels, (10, 20), ("proxyclip",))
+    assert look.weights.max() > 0
+    encoded = own.encode(pixels)
+    words = own.segment(encoded, "red; blue"), own.segment(pixels, "red; blue")
+    assert (words[0].labels == words[1].labels).all()
+
+
+def test_the_command_line_takes_a_guide(tmp_path):
+    from PIL import Image
+
+    from itaclip.__main__ import main
+
+    Image.fromarray(bgr_image(50, 70).permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+    common = ["--model", "storybook-tiny", "--guide", "storybook-guide", "--device", "cpu"]
+    options = ["--propagation", "lposs,neighbours=30", "--merge", "stitch", "--recipe", "proxyclip"]
+    words = ["--classes", "sea; sky", "--out", str(tmp_path / "out")]
+    assert not main(["segment", str(tmp_path / "a.png"), *common, *options, *words])
+    assert list((tmp_path / "out").rglob("*.png"))
