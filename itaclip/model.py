@@ -198,6 +198,12 @@ class Model(nn.Module):
             other._use_words(vocabulary or self.vocabulary)
         return other
 
+    def without_text_tower(self) -> Self:
+        """Another one with these words for good: all that a process needs to label pictures."""
+        other = sharing(self)
+        other.text_encoder = other._text_weights = None
+        return other
+
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Takes other words in place, for mmseg's helpers, which hold the model.
 
