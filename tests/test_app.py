@@ -218,6 +218,16 @@ def test_every_setting_is_that_of_load(bench, segmenter, visit, changes, options
     np.testing.assert_array_equal(segmenter.segment(visit.image, WORDS).scores, before)
 
 
+def test_regions_are_a_switch(bench, segmenter, visit):
+    pytest.importorskip("skimage")
+    visit = replace(visit, image=visit.image[:, :140].copy())
+    assert not bench.defaults.regions
+    switched = bench.segment(visit, WORDS, "", replace(bench.defaults, regions=True)).result
+    expected = segmenter.variant(regions=dict(source="slic")).segment(visit.image, WORDS)
+    np.testing.assert_array_equal(switched.labels, expected.labels)
+    assert (switched.labels != segmenter.segment(visit.image, WORDS).labels).any()
+
+
 def test_the_page_starts_with_the_settings_of_the_config():
     segmenter = itaclip.load(
         config="configs/cfg_storybook.py", recipe=dict(recipe="itaclip", middle_weight=0.25)

@@ -48,7 +48,7 @@ def config_of(path, *options):
 @pytest.fixture(scope="module")
 def two_templates():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("itaclip.segmentor.imagenet_templates", lambda: ("a {}.", "the {}."))
+        patch.setattr("itaclip.model.imagenet_templates", lambda: ("a {}.", "the {}."))
         yield
 
 

@@ -91,7 +91,7 @@ def test_the_guide_to_own_images(clone, capsys):
     matplotlib.pyplot.close("all")
     shown = [line for line in capsys.readouterr().out.splitlines() if "Segmentation(" in line]
     assert len(shown) == 3 + 1
-    assert run_commands(GUIDE) == 6
+    assert run_commands(GUIDE) == 7
     written = {p.name for p in clone.iterdir()}
     named = {"result.png", "labels.png", "areas.json", "attention.png", "scores.png"}
     assert named | {"scene_segmented.png", "segmented", "comparison.png"} <= written

@@ -42,7 +42,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def two_templates(monkeypatch):
-    monkeypatch.setattr("itaclip.segmentor.imagenet_templates", lambda: ("a {}.", "the {}."))
+    monkeypatch.setattr("itaclip.model.imagenet_templates", lambda: ("a {}.", "the {}."))
 
 
 def reproduce(data, out, *options, methods=("sclip", "scclip")):
@@ -95,7 +95,7 @@ def test_two_processes_end_in_the_same(data, tmp_path):
     arguments = ["reproduce", "--benchmarks", "voc21", "--methods", "sclip", "--no-pictures"]
     arguments += ["--out", str(tmp_path / "two"), "--data-root", str(data), "--launcher", "pytorch"]
     code = (
-        "import itaclip.segmentor as s\ns.imagenet_templates = lambda: ('a {}.', 'the {}.')\n"
+        "import itaclip.model as s\ns.imagenet_templates = lambda: ('a {}.', 'the {}.')\n"
         "from itaclip.__main__ import main\n"
         f"raise SystemExit(main({[*arguments, '--cfg-options', *CHEAP]!r}))"
     )

@@ -3,7 +3,7 @@
 # Command: python eval.py --config configs/cass/cfg_coco_stuff.py
 # Cost: 6 encoder passes for 336x448 network pixels,
 #   as many of the guide, and one of the whole picture for its [CLS].
-_base_ = ["../_base_/runtime.py", "../_base_/coco_stuff_336.py"]
+_base_ = ["../_base_/coco_stuff_336.py", "../_base_/sclip_protocol.py"]
 paper = dict(
     method="CASS",
     benchmark="COCO-Stuff",
@@ -11,12 +11,7 @@ paper = dict(
     source="tables of later papers",
 )
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_coco_stuff_sclip.txt",
     attention=dict(recipe="cass", global_weight=0.2, patch_weight=0.02, cluster_distance=0.02),
     guide="dino-vitb8",
-    logit_scale=40,
-    precision="auto",
-    test_cfg=dict(mode="slide", crop_size=(224, 224), stride=(112, 112)),
 )

@@ -3,7 +3,7 @@
 # Command: python eval.py --config configs/cass/cfg_voc21.py
 # Cost: 1 encoder pass for 336x448 network pixels,
 #   as many of the guide, and one of the whole picture for its [CLS].
-_base_ = ["../_base_/runtime.py", "../_base_/voc21.py"]
+_base_ = ["../_base_/voc21.py", "../_base_/sclip_protocol.py"]
 paper = dict(
     method="CASS",
     benchmark="VOC21",
@@ -12,14 +12,10 @@ paper = dict(
     differs="class names are SCLIP's; the authors give every class one name",
 )
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_voc21_sclip.txt",
     background=True,
     attention=dict(recipe="cass", global_weight=0.1, patch_weight=0.03, cluster_distance=0.1),
     guide="dino-vitb8",
-    logit_scale=40,
     prob_thd=0.1,
-    precision="auto",
-    test_cfg=dict(mode="whole"),
+    test_cfg=dict(_delete_=True, mode="whole"),
 )

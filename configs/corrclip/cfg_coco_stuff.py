@@ -4,7 +4,7 @@
 # Command: python eval.py --config configs/corrclip/cfg_coco_stuff.py
 # Cost: 2 encoder passes for 336x448 network pixels,
 #   and as many of the guide; SAM 2.1's automatic masks once for each picture.
-_base_ = ["../_base_/runtime.py", "../_base_/coco_stuff_336.py"]
+_base_ = ["../_base_/coco_stuff_336.py", "../_base_/sclip_protocol.py"]
 paper = dict(
     method="CorrCLIP",
     benchmark="COCO-Stuff",
@@ -12,15 +12,11 @@ paper = dict(
     source="tables of later papers",
 )
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_coco_stuff_sclip.txt",
     attention="corrclip",
     guide="dino-vitb8",
     regions=dict(
         source="sam", model="hf:facebook/sam2.1-hiera-large", points_per_side=32, rule="vote"
     ),
-    logit_scale=40,
-    precision="auto",
     test_cfg=dict(mode="slide", crop_size=(336, 336), stride=(112, 112)),
 )

@@ -4,7 +4,7 @@
 # Command: python eval.py --config configs/corrclip/cfg_voc21.py
 # Cost: 2 encoder passes for 336x448 network pixels,
 #   and as many of the guide; SAM 2.1's automatic masks once for each picture.
-_base_ = ["../_base_/runtime.py", "../_base_/voc21.py"]
+_base_ = ["../_base_/voc21.py", "../_base_/sclip_protocol.py"]
 paper = dict(
     method="CorrCLIP",
     benchmark="VOC21",
@@ -13,8 +13,6 @@ paper = dict(
     differs="class names are SCLIP's; the authors give every class one name",
 )
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_voc21_sclip.txt",
     background=True,
     attention="corrclip",
@@ -22,8 +20,6 @@ model = dict(
     regions=dict(
         source="sam", model="hf:facebook/sam2.1-hiera-large", points_per_side=32, rule="vote"
     ),
-    logit_scale=40,
     prob_thd=0.2,
-    precision="auto",
     test_cfg=dict(mode="slide", crop_size=(336, 336), stride=(112, 112)),
 )

@@ -4,7 +4,7 @@
 # Command: python eval.py --config configs/glaclip/cfg_voc21.py
 # Cost: 6 encoder passes for 336x448 network pixels,
 #   and as many of the guide, of 28x28 patches each; one attention over all of them.
-_base_ = ["../_base_/runtime.py", "../_base_/voc21.py"]
+_base_ = ["../_base_/voc21.py", "../_base_/sclip_protocol.py"]
 paper = dict(
     method="GLA-CLIP",
     benchmark="VOC21",
@@ -13,14 +13,9 @@ paper = dict(
     differs="class names are SCLIP's; the authors give every class one name",
 )
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_voc21_sclip.txt",
     background=True,
     attention="gla_clip",
     guide="dino-vitb8",
-    logit_scale=40,
     prob_thd=0.1,
-    precision="auto",
-    test_cfg=dict(mode="slide", crop_size=(224, 224), stride=(112, 112)),
 )

@@ -3,7 +3,7 @@
 # Command: python eval.py --config configs/proxyclip/cfg_ade20k.py
 # Cost: 8 encoder passes for 448x597 network pixels,
 #   and as many of the guide, of 42x42 patches each.
-_base_ = ["../_base_/runtime.py", "../_base_/ade20k.py"]
+_base_ = ["../_base_/ade20k.py", "../_base_/sclip_protocol.py"]
 paper = dict(
     method="ProxyCLIP",
     benchmark="ADE20K",
@@ -18,12 +18,8 @@ test_pipeline = [
 ]
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_ade20k.txt",
     attention="proxyclip",
     guide="dino-vitb8",
-    logit_scale=40,
-    precision="auto",
     test_cfg=dict(mode="slide", crop_size=(336, 336), stride=(112, 112)),
 )

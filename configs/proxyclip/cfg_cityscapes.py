@@ -3,7 +3,7 @@
 # Command: python eval.py --config configs/proxyclip/cfg_cityscapes.py
 # Cost: 21 encoder passes for 448x896 network pixels,
 #   and as many of the guide, of 28x28 patches each.
-_base_ = ["../_base_/runtime.py", "../_base_/cityscapes.py"]
+_base_ = ["../_base_/cityscapes.py", "../_base_/sclip_protocol.py"]
 paper = dict(
     method="ProxyCLIP",
     benchmark="Cityscapes",
@@ -18,12 +18,7 @@ test_pipeline = [
 ]
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_cityscapes_sclip.txt",
     attention="proxyclip",
     guide="dino-vitb8",
-    logit_scale=40,
-    precision="auto",
-    test_cfg=dict(mode="slide", crop_size=(224, 224), stride=(112, 112)),
 )

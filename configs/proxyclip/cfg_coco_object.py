@@ -3,7 +3,7 @@
 # Command: python eval.py --config configs/proxyclip/cfg_coco_object.py
 # Cost: 2 encoder passes for 336x448 network pixels,
 #   and as many of the guide, of 42x42 patches each.
-_base_ = ["../_base_/runtime.py", "../_base_/coco_object.py"]
+_base_ = ["../_base_/coco_object.py", "../_base_/sclip_protocol.py"]
 paper = dict(
     method="ProxyCLIP",
     benchmark="COCO-Object",
@@ -12,14 +12,10 @@ paper = dict(
     differs="class names are SCLIP's; the authors give every class one name",
 )
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_coco_object_sclip.txt",
     background=True,
     attention="proxyclip",
     guide="dino-vitb8",
-    logit_scale=40,
     prob_thd=0.25,
-    precision="auto",
     test_cfg=dict(mode="slide", crop_size=(336, 336), stride=(112, 112)),
 )

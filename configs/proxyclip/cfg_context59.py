@@ -3,7 +3,7 @@
 # Command: python eval.py --config configs/proxyclip/cfg_context59.py
 # Cost: 2 encoder passes for 336x448 network pixels,
 #   and as many of the guide, of 42x42 patches each.
-_base_ = ["../_base_/runtime.py", "../_base_/context59.py"]
+_base_ = ["../_base_/context59.py", "../_base_/sclip_protocol.py"]
 paper = dict(
     method="ProxyCLIP",
     benchmark="Context59",
@@ -11,12 +11,8 @@ paper = dict(
     source="tables of later papers",
 )
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_context59.txt",
     attention="proxyclip",
     guide="dino-vitb8",
-    logit_scale=40,
-    precision="auto",
     test_cfg=dict(mode="slide", crop_size=(336, 336), stride=(112, 112)),
 )

@@ -5,7 +5,7 @@
 # Command: python eval.py --config configs/trident/cfg_coco_stuff.py
 # Cost: 6 encoder passes for 464x608 network pixels,
 #   as many of the guide and one of SAM's encoder; its decoder for every component found.
-_base_ = ["../_base_/runtime.py", "../_base_/coco_stuff.py"]
+_base_ = ["../_base_/coco_stuff.py", "../_base_/sclip_protocol.py"]
 paper = dict(
     method="Trident",
     benchmark="COCO-Stuff",
@@ -14,13 +14,9 @@ paper = dict(
     differs="SAM correlates on the resized picture",
 )
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_coco_stuff_sclip.txt",
     attention="trident",
     guide=dict(model="dino-vitb16", sam="sam-vitb"),
     regions=dict(source="sam", model="hf:facebook/sam-vit-base", rule="sam_refine", thd=0.05),
-    logit_scale=40,
-    precision="auto",
     test_cfg=dict(mode="slide", crop_size=(336, 336), stride=(224, 224), merge="stitch"),
 )

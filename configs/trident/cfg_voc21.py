@@ -5,7 +5,7 @@
 # Command: python eval.py --config configs/trident/cfg_voc21.py
 # Cost: 6 encoder passes for 464x608 network pixels,
 #   as many of the guide and one of SAM's encoder; its decoder for every component found.
-_base_ = ["../_base_/runtime.py", "../_base_/voc21.py"]
+_base_ = ["../_base_/voc21.py", "../_base_/sclip_protocol.py"]
 paper = dict(
     method="Trident",
     benchmark="VOC21",
@@ -21,15 +21,11 @@ test_pipeline = [
 ]
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 model = dict(
-    type="ITACLIPSegmentor",
-    clip_model="ViT-B/16",
     name_path="configs/cls_voc21_sclip.txt",
     background=True,
     attention="trident",
     guide=dict(model="dino-vitb16", sam="sam-vitb"),
     regions=dict(source="sam", model="hf:facebook/sam-vit-base", rule="sam_refine", thd=0.2),
-    logit_scale=40,
     prob_thd=0.2,
-    precision="auto",
     test_cfg=dict(mode="slide", crop_size=(336, 336), stride=(224, 224), merge="stitch"),
 )

@@ -203,6 +203,11 @@ class Page:
                 label="Margin",
                 info="So do pixels whose two best classes are closer than this.",
             ),
+            gr.Checkbox(
+                start.regions,
+                label="Regions",
+                info="One label for every superpixel, by a vote; sharper edges without PAMR.",
+            ),
         ]
 
     def _right(self) -> None:
@@ -342,13 +347,16 @@ class Page:
         logit_scale: float,
         prob_thd: float,
         margin_thd: float,
+        regions: bool,
         request: gr.Request = None,
         progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008  Gradio's way
     ) -> dict:
         """Segments and shows overlay, legend and files."""
         session = _session(request)
         before = self.visitors.visit(session)
-        choices = Choices(recipe, stride, views, refined, logit_scale, prob_thd, margin_thd)
+        choices = Choices(
+            recipe, stride, views, refined, logit_scale, prob_thd, margin_thd, regions
+        )
         visit = self.workbench.segment(
             before, classes, background, choices, self._listening(session)
         )

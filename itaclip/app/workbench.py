@@ -58,6 +58,7 @@ class Choices:
         logit_scale: factor before the softmax.
         prob_thd: pixels whose best score is below become background, where there is one.
         margin_thd: so do pixels whose best score is ahead of the second by less.
+        regions: one label for a region: superpixels, or what the model was loaded with.
     """
 
     recipe: str
@@ -67,6 +68,7 @@ class Choices:
     logit_scale: float
     prob_thd: float
     margin_thd: float = 0.0
+    regions: bool = False
 
     @property
     def of_features(self) -> tuple:
@@ -259,6 +261,7 @@ class Workbench:
             logit_scale=model.settings.logit_scale,
             prob_thd=model.settings.prob_thd,
             margin_thd=model.settings.margin_thd,
+            regions=model.settings.regions is not None,
         )
 
     @property
@@ -354,6 +357,7 @@ class Workbench:
                 raise InputError(f"{key}: expected one of {', '.join(offered)}, but got {value!r}.")
         flag(choices.views, "Image engineering")
         flag(choices.refined, "PAMR")
+        flag(choices.regions, "Regions")
         number(choices.logit_scale, "Logit scale", high=1e6, above=True)
         number(choices.prob_thd, "Threshold", high=1)
         number(choices.margin_thd, "Margin", high=1)
@@ -368,6 +372,8 @@ class Workbench:
             changes["image_engineering_weight"] = _WEIGHT_OF_VIEWS if choices.views else None
         if choices.refined != self.defaults.refined:
             changes["pamr"] = _PAMR if choices.refined else None
+        if choices.regions != self.defaults.regions:
+            changes["regions"] = dict(source="slic") if choices.regions else None
         segmenter = self._loaded.with_recipe(self._loaded.recipe if own else choices.recipe)
         return segmenter.variant(**changes)
 

@@ -103,7 +103,7 @@ def html_page(found: Audit, title: str) -> str:
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width">',
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>{html.escape(title)}</h1><p>{found.pictures} pictures.</p>",
+        f"<h1>{html.escape(title)}</h1>",
         *_examples(found),
     ]
     for heading, note, columns, cells in _sections(found):
