@@ -35,6 +35,7 @@ from itaclip.labelling.places import Place
 from itaclip.labelling.run import run
 from itaclip.labelling.source import find_source
 from itaclip.labelling.stages import Spec
+from itaclip.runtime.files import write_whole
 from itaclip.runtime.tool import run_tool
 from itaclip.storybook.benchmark import evaluation_scene
 
@@ -142,7 +143,8 @@ def measure(engine: str, actors: int, model: str, listed: Path, pictures: int) -
     if child.returncode:
         raise InputError(f"{engine} with {actors} actors ended with code {child.returncode}.")
     found = json.loads(child.stdout.read().splitlines()[-1])
-    settled = [memory for _, memory in samples[len(samples) // 2 : -1]] or [0]
+    samples = [sample for sample in samples if sample[1]] or [[0, 0]]  # the last may see nobody
+    settled = [memory for _, memory in samples[len(samples) // 2 :]]
     return {
         "engine": engine,
         "actors": actors,
@@ -214,6 +216,15 @@ def lines(found: dict[str, Any]) -> list[str]:
     return rows
 
 
+def keep(path: Path, run_: dict[str, Any]) -> None:
+    """Adds a run to a file of figures; an earlier one of the same variant gives way."""
+    key = ("engine", "actors", "model")
+    runs = json.loads(path.read_text())["runs"] if path.exists() else []
+    runs = [one_ for one_ in runs if any(one_[k] != run_[k] for k in key)] + [run_]
+    found = {"size": list(SIZE), "runs": runs, "versions": versions(), "hardware": hardware()}
+    write_whole(path, json.dumps(found, indent=1) + "\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=10_000, metavar="N", help="with a model")
@@ -246,12 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     continue
                 runs.append(measure(engine, actors, model, listed, pictures))
                 print(lines({"runs": runs})[-1], flush=True)
-    found = {"size": list(SIZE), "runs": runs, "versions": versions(), "hardware": hardware()}
-    if args.out is not None:
-        if args.out.exists():
-            found["runs"] = json.loads(args.out.read_text())["runs"] + runs
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+                if args.out is not None:
+                    keep(args.out, runs[-1])
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ class Model(nn.Module):
             )
 
         loaded = isinstance(clip_model, nn.Module)
-        clip = clip_model if loaded else load_clip(clip_model, clip_config)
+        clip: Any = clip_model if loaded else load_clip(clip_model, clip_config)
         facts = facts_of(clip)
         if isinstance(self.data_preprocessor, CLIPDataPreprocessor):
             self.data_preprocessor.follow(facts)
@@ -198,6 +198,12 @@ class Model(nn.Module):
             other._use_words(vocabulary or self.vocabulary)
         return other
 
+    def without_text_tower(self) -> Self:
+        """Another one with these words for good: all that a process needs to label pictures."""
+        other = sharing(self)
+        other.text_encoder = other._text_weights = None
+        return other
+
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Takes other words in place, for mmseg's helpers, which hold the model.
 
@@ -236,7 +242,7 @@ class Model(nn.Module):
         return self.text_features
 
     @property
-    def dataset_meta(self) -> dict[str, tuple]:
+    def dataset_meta(self) -> dict[str, Any]:
         """Names and colours of the classes, for mmseg's helpers: always the vocabulary's."""
         names, background = self.vocabulary.first_names, self.vocabulary.background
         shown = ("background", *names[1:]) if background else names

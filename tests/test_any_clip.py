@@ -347,3 +347,117 @@ def test_a_tokenizer_of_its_own_is_used_or_asked_for(tmp_path):
     with torch.no_grad():
         expected = model.get_text_features(input_ids=ids).pooler_output
     torch.testing.assert_close(ours.encode(PROMPTS), expected, **TOLERANCE)
+
+
+# ---- the whole way ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def siglip_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("siglip")
+    siglip_model().save_pretrained(folder)
+    word_tokenizer(folder)
+    return folder
+
+
+def test_a_picture_is_segmented_by_siglip(siglip_folder):
+    """Normalised by its own mean, in windows of its own size, with its own words."""
+    import itaclip
+
+    settings = dict(recipe="maskclip", short_side=48, pamr=None, image_engineering_weight=None)
+    model = itaclip.load(siglip_folder, stride=20, text_cache=False, **settings)
+    picture = torch.randint(0, 256, (48, 60, 3), dtype=torch.uint8).numpy()
+    result = model.segment(picture, ["sky", "the sea", "cat"])
+    assert result.labels.shape == (48, 60)
+    preprocessor = model.segmentor.data_preprocessor
+    assert preprocessor.mean.flatten().tolist() == [127.5] * 3
+    assert preprocessor.std.flatten().tolist() == [127.5] * 3
+    assert model.segmentor.settings.test_cfg.crop_size == (40, 40)
+    with pytest.raises(InputError, match="characters that this model's tokenizer does not know"):
+        model.segment(picture, ["sky", "zeppelin"])
+    with pytest.raises(InputError, match=r"has \d+ tokens"):
+        model.segment(picture, ["sky", "the green sea " * 5])
+    with pytest.raises(InputError, match=r"\[CLS\]"):
+        itaclip.load(
+            siglip_folder,
+            text_cache=False,
+            **settings
+            | {
+                "recipe": dict(
+                    recipe="scclip", similarity_layer=1, early_layer=1, second_pass_layers=()
+                )
+            },
+        )
+
+
+def test_windows_of_siglip_may_be_stitched(siglip_folder):
+    from itaclip import ITACLIPSegmentor, Vocabulary
+
+    model = ITACLIPSegmentor(
+        str(siglip_folder),
+        vocabulary=Vocabulary.from_lists([["sky"], ["sea"]]),
+        attention="naclip",
+        text_cache=False,
+        test_cfg=dict(mode="slide", crop_size=(40, 40), stride=(24, 24), merge="stitch"),
+    )
+    logits = model.query_logits(torch.randn(3, 64, 64))
+    assert logits.shape == (64, 64, 2)
+    assert torch.isfinite(logits).all()
+
+
+def test_the_models_colours_are_those_of_the_preprocessor_unless_others_are_given(saved, tmp_path):
+    from itaclip.data_preprocessor import MEAN, STD, CLIPDataPreprocessor
+
+    folder = copied(saved, tmp_path)
+    content = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(content))
+    facts = load_clip(folder).facts
+    follows, given = CLIPDataPreprocessor(), CLIPDataPreprocessor(mean=MEAN, std=STD)
+    follows.follow(facts)
+    given.follow(facts)
+    expected = 255 * torch.tensor([0.1, 0.2, 0.3])
+    torch.testing.assert_close(follows.mean.flatten(), expected)
+    assert given.mean.flatten().tolist() == torch.tensor(MEAN).tolist()
+    follows.follow(load_clip(saved).facts)  # CLIP's own, rounded as in the published configs
+    assert follows.std.flatten().tolist() == torch.tensor(STD).tolist()
+
+
+def test_a_deep_tower_says_so(tmp_path, caplog):
+    from conftest import random_clip
+
+    from itaclip import ITACLIPSegmentor, Vocabulary
+    from itaclip.clip_model import save_clip
+
+    folder = save_clip(random_clip(layers=24, width=64, text_layers=1), tmp_path / "deep")
+    words = Vocabulary.from_lists([["sky"], ["sea"]])
+    with caplog.at_level("WARNING"):
+        ITACLIPSegmentor(str(folder), vocabulary=words, attention="naclip", text_cache=False)
+    assert "24 blocks" in caplog.text
+
+
+def test_the_same_weights_from_another_library_are_openais(tmp_path, monkeypatch):
+    """Against OpenAI's own file, if it is there; with another description they are not."""
+    from conftest import random_clip
+
+    from itaclip.clip_model import load as loading
+    from itaclip.clip_model import openai_twin, save_clip
+    from itaclip.runtime.files import sha256_of
+
+    model = random_clip(layers=1, width=64, text_layers=1)
+    original, copy = tmp_path / "tiny.pt", tmp_path / "copy.pt"
+    torch.save({k: v.half() for k, v in model.state_dict().items()}, original)
+    torch.save({k: v.half().float() for k, v in model.state_dict().items()}, copy)
+    known = dict(activation="quick_gelu", text_activation="quick_gelu")
+    known |= dict(vision_heads=1, text_heads=1)
+    monkeypatch.setattr(loading, "OPENAI_MODELS", {"tiny": (sha256_of(original), "tiny.pt")})
+    monkeypatch.setattr(loading, "_KNOWN", {"tiny": known})
+    monkeypatch.setattr(loading, "cache_folder", lambda: tmp_path / "nowhere")
+    assert openai_twin(copy, known) is None
+    monkeypatch.setattr(loading, "cache_folder", lambda: tmp_path)
+    told = {k: v for k, v in known.items() if k != "text_activation"}
+    assert openai_twin(copy, told) == "tiny"
+    assert openai_twin(copy, told | dict(activation="gelu")) is None
+    assert openai_twin(save_clip(load_clip(copy, told), tmp_path / "folder")) == "tiny"
+    other = {k: v + 0.01 for k, v in model.state_dict().items()}
+    torch.save(other, copy)
+    assert openai_twin(copy, told) is None

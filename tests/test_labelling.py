@@ -481,8 +481,7 @@ def test_an_empty_tar_is_an_empty_part(label, folder):
 def test_a_model_in_parts_shares_memory_and_gives_the_same(tiny_clip_path):
     pytest.importorskip("ray")
     model = itaclip.load(tiny_clip_path, short_side=None, device="cpu")
-    segmentor = model.segmentor_for(CLASSES)
-    segmentor.text_encoder = None
+    segmentor = model.segmentor_for(CLASSES).without_text_tower()
     skeleton, arrays = take_apart(segmentor)
     weights = sum(p.nbytes for p in segmentor.image_encoder.parameters())
     assert len(skeleton) < 100_000 < weights <= sum(a.nbytes for a in arrays) < 1.1 * weights

@@ -127,6 +127,19 @@ def test_a_machine_lost_changes_no_byte(cluster, label, expected):
     assert manifest.failed == 1 and manifest.pictures == PICTURES
 
 
+def test_more_actors_than_there_is_room_for_are_refused(cluster):
+    from itaclip.labelling.cluster import _pool
+
+    total = {"CPU": 5.0}
+    assert _pool(None, total, 0, 1) == (1, 4)
+    assert _pool(4, total, 0, 1) == (4, 4)
+    assert _pool((1, 2), total, 0, 2) == (1, 2)
+    assert _pool(None, {"CPU": 5.0, "GPU": 4.0}, 0.5, 1) == (1, 8)
+    for actors, cpus, threads in ((5, 5.0, 1), (3, 5.0, 2), (None, 1.0, 1), (None, 5.0, 3)):
+        with pytest.raises(itaclip.InputError, match="CPUs"):
+            _pool(actors, {"CPU": cpus}, 0, threads)
+
+
 def test_a_dataset_of_ones_own(cluster, pictures, tiny_clip_path):
     import numpy as np
 

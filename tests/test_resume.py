@@ -112,7 +112,7 @@ def test_killed_at_random_moments(tmp_path, size, kills, workers):
     assert len(whole_lines) == images, "no finished image is evaluated again"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=slow)])
 def test_stop_says_how_to_continue(tmp_path, number):
     """The command as users give it; the model is mmseg's to find, through custom_imports."""
     write_data(tmp_path, 40, seconds=0.1, workers=1)
@@ -214,21 +214,34 @@ def test_without_resume_a_run_starts_anew(tmp_path):
 # ---- a run's outputs are its own ----------------------------------------------------------------
 
 
-def edited(name, **changes):
-    """A damaged or foreign line: the fields of a sound one, its own checksum, as it should be."""
+def edited(line, run, changes):
+    """A line with other fields, whose checksum is as it should be."""
+    text = line.decode().rpartition(', "crc32": "')[0] + "}"
+    text = json.dumps({**json.loads(text), **changes})[:-1]
+    return f'{text}, "crc32": "{zlib.crc32(f"{run}{text}".encode()):08x}"}}\n'.encode()
 
-    def change(folder):
-        (journal,) = journals(folder)
-        (path,) = journal.glob("*.jsonl")
-        run = digest_of_identity(read_header(journal)["identity"])
-        first, *rest = path.read_bytes().splitlines(keepends=True)
-        text = first.decode().rpartition(', "crc32": "')[0] + "}"
-        fields = {**json.loads(text), **changes}
-        text = json.dumps(fields)[:-1]
-        crc = zlib.crc32(f"{run}{text}".encode())
-        path.write_bytes(f'{text}, "crc32": "{crc:08x}"}}\n'.encode() + b"".join(rest))
 
-    return pytest.param(change, id=name)
+FIELDS = [
+    dict(results=None),
+    dict(results=[]),
+    dict(results=[[], [], []]),
+    dict(results=7),
+    dict(results=[[{"tensor": [1], "dtype": "x", "shape": [3]}], []]),
+    dict(index="x"),
+    dict(index=77),
+    dict(outputs=None),
+    dict(skipped="no reason"),
+]
+
+
+def foreign_fields(folder):
+    """Every line is sound by its checksum, and wrong in another way."""
+    (journal,) = journals(folder)
+    (path,) = journal.glob("*.jsonl")
+    run = digest_of_identity(read_header(journal)["identity"])
+    lines = path.read_bytes().splitlines(keepends=True)
+    edits = [edited(line, run, change) for line, change in zip(lines, FIELDS, strict=True)]
+    path.write_bytes(b"".join(edits))
 
 
 def of_another_run(folder):
@@ -240,48 +253,30 @@ def of_another_run(folder):
     own.write_bytes(other.read_bytes())
 
 
-def remove(pattern):
-    def change(folder):
-        for path in (folder / "work_dirs/cfg").glob(pattern):
-            path.unlink()
-
-    return change
-
-
-def overwritten(folder):
-    """As by another run in the same work dir."""
-    for path in (folder / "work_dirs/cfg").glob("*/p0*.png"):
+def other_outputs(folder):
+    """A label map and an overlay removed, others replaced, a tile of the sheet damaged."""
+    work_dir = folder / "work_dirs/cfg"
+    (work_dir / "labels/p01.png").unlink()
+    (work_dir / "overlays/p02.png").unlink()
+    for path in (work_dir / "labels/p03.png", work_dir / "overlays/p04.png"):
         Image.new("L", (11, 7)).save(path)
-
-
-SPOILED = [
-    pytest.param(of_another_run, id="lines of another run"),
-    edited("results null", results=None),
-    edited("no metric", results=[]),
-    edited("a metric too many", results=[[], [], []]),
-    edited("results a number", results=7),
-    edited("tensor of another shape", results=[[{"tensor": [1], "dtype": "x", "shape": [3]}], []]),
-    edited("index a text", index="x"),
-    edited("index of no image", index=77),
-    edited("outputs missing", outputs=None),
-    pytest.param(remove("labels/p01.png"), id="a label map"),
-    pytest.param(remove("overlays/p0*.png"), id="all overlays"),
-    pytest.param(remove("*/sheet/*"), id="the sheet's tiles"),
-    pytest.param(overwritten, id="other pictures in their place"),
-]
+    (tile,) = work_dir.glob("*/sheet/00000000.png")
+    tile.write_bytes(b"half a picture")
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """An evaluation of three images, and what it gave."""
+    """An evaluation of some images, and what it gave."""
     folder = tmp_path_factory.mktemp("done")
-    write_data(folder, 3)
+    write_data(folder, len(FIELDS))
     assert Start(folder).wait() == [0]
     return folder, record(folder)["results"], pictures(folder / "work_dirs/cfg")
 
 
-@pytest.mark.parametrize("spoil", SPOILED)
-def test_what_is_not_as_it_was_left_is_done_again(tmp_path, done, spoil):
+@pytest.mark.parametrize(
+    ("spoil", "sound"), [(foreign_fields, 0), (of_another_run, 0), (other_outputs, 4)]
+)
+def test_what_is_not_as_it_was_left_is_done_again(tmp_path, done, spoil, sound):
     original, expected, files = done
     shutil.copytree(original, tmp_path, dirs_exist_ok=True)
     spoil(tmp_path)
@@ -289,18 +284,19 @@ def test_what_is_not_as_it_was_left_is_done_again(tmp_path, done, spoil):
     assert start.wait() == [0], start.output()
     assert record(tmp_path)["results"] == expected
     assert pictures(tmp_path / "work_dirs/cfg") == files
+    assert (f": {sound} of {len(FIELDS)} images done" in start.output()) == bool(sound)
 
 
 def test_a_stopped_run_gets_its_outputs_back(tmp_path):
     """A stopped, B anew in the same work dir and stopped, A continued: all is A's."""
-    write_data(tmp_path, 9, seconds=0.02)
+    write_data(tmp_path, 9, seconds=0.1)
     expected, files = whole(tmp_path)
     for options in ((), ("--cfg-options", "model.shift=1")):
+        before = finished(tmp_path)
         start = Start(tmp_path, *options, "--limit", 6)
-        wait_for_images(start, tmp_path, 3)
+        wait_for_images(start, tmp_path, before + 2)
         start.kill(signal.SIGTERM)
         start.wait()
-    # The whole data set is another selection, so A's six images are taken as their own run.
     start = Start(tmp_path, "--resume", "--limit", 6)
     assert start.wait() == [0], start.output()
     found = pictures(tmp_path / "work_dirs/cfg")
@@ -310,12 +306,13 @@ def test_a_stopped_run_gets_its_outputs_back(tmp_path):
     assert expected["data"]["images_evaluated"] == 9
 
 
-@pytest.mark.parametrize("damage", ["", "{", "{}", '{"format": 2}', '{"format": 2, "number": 1}'])
-def test_a_damaged_head_is_told(tmp_path, done, damage):
+def test_a_damaged_head_is_told(tmp_path, done):
     shutil.copytree(done[0], tmp_path, dirs_exist_ok=True)
     (journal,) = journals(tmp_path)
     (journal.parent / "record.json").unlink()
-    (journal / "run.json").write_text(damage)
+    for damage in ("", "{", "{}", "[]", '{"format": 2}', '{"format": 2, "number": 1}'):
+        (journal / "run.json").write_text(damage)
+        assert read_header(journal) is None
     message = refusal(tmp_path)
     assert "journal/run.json is missing, damaged or of another version" in message
 

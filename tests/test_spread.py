@@ -11,7 +11,7 @@ import pytest
 from conftest import PROJECT
 from PIL import Image
 from starts import Start, comparable, pictures, record, write_data
-from test_resume import finished, journals, wait_for_images
+from test_resume import finished, journals, slow, wait_for_images
 
 from itaclip.evaluation.journal import read_journal
 from itaclip.storybook import CLASSES, PALETTE
@@ -64,6 +64,7 @@ def test_same_result_as_one_process(tmp_path, images, size, launcher, workers):
     assert by_process == [share for share in shares if share], "no image twice"
 
 
+@slow
 def test_torchrun(tmp_path):
     """The command as users give it, with the model that ships with the project."""
     folder = drawn_scenes(tmp_path / "data", 5)
@@ -256,7 +257,7 @@ def test_torchrun_restarts_what_was_killed(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the group's timeout counts")
-@pytest.mark.parametrize("moment", ["start", "run"])
+@pytest.mark.parametrize("moment", ["start", pytest.param("run", marks=slow)])
 def test_nobody_outlives_torchrun(tmp_path, moment):
     write_data(tmp_path, 200, seconds=0.1)
     process = torchrun(tmp_path)

@@ -27,8 +27,15 @@ def add_model_options(parser: argparse.ArgumentParser, recipe: bool = True) -> N
     group.add_argument(
         "--model",
         metavar="NAME",
-        help="OpenAI's name, 'storybook-tiny' or a checkpoint's path; default: ViT-B/16, whose "
-        "350 MB are fetched from openaipublic.azureedge.net into ~/.cache/clip at the first use",
+        help="OpenAI's name, 'storybook-tiny', hf:OWNER/NAME, a folder that describes its model or "
+        "a file of weights; default: ViT-B/16, whose 350 MB are fetched from "
+        "openaipublic.azureedge.net into ~/.cache/clip at the first use; see itaclip models",
+    )
+    group.add_argument(
+        "--clip-config",
+        type=parse_dict,
+        metavar="ACTIVATION,KEY=VALUE…",
+        help="what a file of weights alone is computed with: gelu,vision_heads=12,text_heads=8",
     )
     group.add_argument("--config", metavar="FILE", help="take model, classes and size of a config")
     if recipe:
@@ -103,7 +110,12 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
     given = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
     if args.sam is not None:
         given["guide"] = {"model": args.guide or args.sam, "sam": args.sam}
-    named = (("regions", "source"), ("class_pruning", "rule"), ("propagation", "method"))
+    named = (
+        ("clip_config", "activation"),
+        ("regions", "source"),
+        ("class_pruning", "rule"),
+        ("propagation", "method"),
+    )
     for key, first in named:
         if getattr(args, key, None) is not None:
             name, values = getattr(args, key)

@@ -235,7 +235,7 @@ def _unseen(loop: Any, record: Mapping[str, Any]) -> list[str]:
     if record["partial"]:
         return []
     seen = {index for index, entry in enumerate(classes) if entry["pixels"]}
-    where = str(getattr(dataset, "data_prefix", {}).get("seg_map_path"))
+    where = str(getattr(dataset, "data_prefix", {}).get("seg_map_path", type(dataset).__name__))
     reduced = bool(getattr(dataset, "reduce_zero_label", False))
     names = [entry["name"] for entry in classes]
     return [str(problem) for problem in unseen_classes(names, seen, where, reduced)]

@@ -75,7 +75,7 @@ class OverlayHook(Hook):
         Args:
             images: of the whole data set, each once: what a file is called depends on all of them.
             chosen: those that are evaluated; the first ones come on the sheet.
-            folder: for the sheet's tiles.
+            folder: of the run, where the sheet's tiles are kept.
 
         Raises:
             InputError: an overlay would replace an image.
@@ -83,7 +83,8 @@ class OverlayHook(Hook):
         overlays = plan_outputs(images, self.folder) if self.every_image else ()
         self._overlays = dict(zip(images, overlays, strict=False))
         first = chosen[: self.sheet]
-        self._tiles = {image: folder / f"{place:08d}.png" for place, image in enumerate(first)}
+        tiles = folder / "sheet"
+        self._tiles = {image: tiles / f"{place:08d}.png" for place, image in enumerate(first)}
         return [*overlays, *self._tiles.values(), self.folder / "sheet.png"]
 
     def outputs(self, image: str) -> list[Path]:
@@ -98,7 +99,7 @@ class OverlayHook(Hook):
         infos = (dataset.get_data_info(index) for index in range(len(dataset)))
         images = list(dict.fromkeys(str(info["img_path"]) for info in infos))
         self.folder = self.folder or Path(runner.work_dir) / "overlays"
-        self.plan(images, images, Path(runner.log_dir) / "sheet")
+        self.plan(images, images, Path(runner.log_dir))
 
     def after_test_iter(
         self,

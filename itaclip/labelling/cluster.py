@@ -32,6 +32,7 @@ _BATCH = 16  # pictures that an actor gets at a time
 _BLOCK_BYTES = 4 << 20  # of pictures on their way; some nine photographs, or many small ones
 _STORE_BYTES = 768 << 20  # shared memory of a cluster of our own, beside the weights
 _LIGHT = 0.5  # CPUs of a task that reads or packs
+_AROUND = 1  # CPUs that actors leave to these
 _MAX_STARTS = 5  # of the pipeline after losses that Ray itself could not mend
 
 
@@ -94,13 +95,34 @@ def _labelled(
 def _pool(
     actors: int | tuple[int, int] | None, total: Mapping[str, float], gpus: float, threads: int
 ) -> tuple[int, int]:
-    """The least and the greatest number of actors."""
-    if actors is not None:
-        return actors if isinstance(actors, tuple) else (actors, actors)
-    if gpus:
-        return 1, max(1, int(total.get("GPU", 0) / gpus))
-    # One CPU is left to the tasks around the actors.
-    return 1, max(1, int((total.get("CPU", 1) - 1) // threads))
+    """The least and the greatest number of actors.
+
+    Raises:
+        InputError: the cluster could never hold them beside the tasks around them.
+    """
+    import ray
+
+    each = _LIGHT if gpus else threads
+    cpus = total.get("CPU", 0)
+    room = max(0, int((cpus - _AROUND) / each))
+    widest = max(
+        (node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0
+    )
+    if room < 1 or widest < each:
+        raise InputError(
+            f"threads: an actor takes {each:g} CPUs of one machine and {_AROUND} are left to "
+            f"reading and packing, but the cluster has {cpus:g} in all and {widest:g} on one "
+            "machine; take fewer threads, or a larger cluster."
+        )
+    if actors is None:
+        return 1, min(room, max(1, int(total.get("GPU", 0) / gpus))) if gpus else room
+    least, most = actors if isinstance(actors, tuple) else (actors, actors)
+    if most > room:
+        raise InputError(
+            f"actors: {most} take {most * each:g} CPUs and {_AROUND} are left to reading and "
+            f"packing, but the cluster has {cpus:g}; take at most {room}."
+        )
+    return least, most
 
 
 def label(
@@ -175,10 +197,11 @@ def label(
 
 
 @contextmanager
-def cluster(address: str | None, weights_bytes: int) -> Iterator[str]:
+def cluster(address: str | None, weights_bytes: int, actor_cpus: int = 1) -> Iterator[str]:
     """Joins the cluster at an address, or starts one on this machine and ends it; says which.
 
-    A session of Ray that is there already is used and left running.
+    A session of Ray that is there already is used and left running. One of our own has CPUs for the
+    actors that are asked for, also where the machine has fewer.
 
     Raises:
         InputError: there is no cluster at the address.
@@ -200,7 +223,9 @@ def cluster(address: str | None, weights_bytes: int) -> Iterator[str]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     own: dict[str, Any] = {}
     if address is None:
-        own = dict(include_dashboard=False, object_store_memory=_STORE_BYTES + weights_bytes)
+        cpus = max(os.cpu_count() or 1, actor_cpus + _AROUND)
+        store = _STORE_BYTES + weights_bytes
+        own = dict(include_dashboard=False, object_store_memory=store, num_cpus=cpus)
     try:
         ray.init(address or "local", logging_level="ERROR", log_to_driver=False, **own)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -275,8 +300,8 @@ def cluster_rows(
                 ):
                     yield from batch.to_pylist()
         except RayError as error:
-            if isinstance(error, RayTaskError) and isinstance(error.cause, InputError):
-                raise error.cause from None
+            if (said := _bad_input(error)) is not None:
+                raise InputError(said) from None
             failures += 1
             ours = isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False)
             if ours or failures == _MAX_STARTS:
@@ -284,6 +309,18 @@ def cluster_rows(
         else:
             if list(left()) == waiting:
                 raise RuntimeError(f"Ray ended without the rows of {len(waiting)} shards")
+
+
+def _bad_input(error: BaseException | None) -> str | None:
+    """The sentence of the bad input that a worker met; None for other errors."""
+    from ray.exceptions import RayError
+
+    while error is not None:
+        # Ray's error is of the cause's class too, but its text is a traceback.
+        if isinstance(error, InputError) and not isinstance(error, RayError):
+            return str(error).partition("\n")[0]  # Ray adds words of its own
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
 
 
 @contextmanager

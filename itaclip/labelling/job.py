@@ -96,8 +96,7 @@ def make_job(
         | {"labels": labels},
     }
     description = segmenter.describe()
-    segmentor.text_encoder = None  # its features are in a buffer
-    return Job(segmentor, spec, identity, description)
+    return Job(segmentor.without_text_tower(), spec, identity, description)
 
 
 def _weights_sha256(segmentor: Segmentor) -> str:

@@ -141,7 +141,8 @@ def run(
         stack.callback(manifest.write)  # interrupted too
         if engine == "ray":
             size = sum(p.nbytes for p in job.segmentor.parameters())
-            say(stack.enter_context(cluster(address, size)))
+            cpus = (actors or 1) * (threads or 1)
+            say(stack.enter_context(cluster(address, size, cpus)))
             rows = cluster_rows(
                 source.shards, left, job, actors=actors, gpus=gpus, threads=threads or 1
             )

@@ -4,6 +4,7 @@ Repositories of the Hugging Face Hub: :mod:`itaclip.runtime.hub`.
 """
 
 import errno
+import hashlib
 import http.client
 import os
 import shutil
@@ -20,7 +21,7 @@ from typing import IO
 from tqdm import tqdm
 
 from ..errors import InputError
-from .files import digest_of
+from .files import digest_of, open_regular
 
 try:
     import fcntl
@@ -86,7 +87,8 @@ def verify_checksum(path: Path, checksum: str, mend: str) -> None:
         DownloadError: they differ; the message ends with ``mend``.
     """
     algorithm, expected = checksum.split(":")
-    actual = digest_of(path, algorithm)
+    with open_regular(path) as file:
+        actual = hashlib.file_digest(file, algorithm).hexdigest()
     if actual != expected.lower():
         raise DownloadError(
             f"{path}: {algorithm} is {actual}, but {expected.lower()} was expected; {mend}"

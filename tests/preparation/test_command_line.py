@@ -120,6 +120,16 @@ def test_another_place_is_named_for_the_annotations_of_context(run, tmp_path):
     assert context.ARCHIVE.checksum.startswith("md5:")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_no_annotation_file(run, tmp_path):
+    raw = mini.make_context(tmp_path / "raw")
+    (raw / "trainval_merged.json").unlink()
+    os.mkfifo(raw / "trainval_merged.json")
+    options = ("--context-json", raw / "trainval_merged.json", "--data-root", tmp_path / "d")
+    result = run("prepare.py", "context60", "--raw", raw, "--no-download", *options)
+    assert_one_line_error(result, "trainval_merged.json: cannot be read (it is a pipe")
+
+
 def test_nothing_goes_to_the_root_of_the_file_system(run, monkeypatch):
     monkeypatch.chdir("/")
     result = run("prepare.py", "voc21", "--no-download")

@@ -17,6 +17,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...runtime.download import Download, verify_checksum
+from ...runtime.files import read_bytes
 from .archives import is_archive
 from .convert import MaskJob, convert_masks
 from .labels import MAX_PIXELS, apply_table, context_mat_table, context_table
@@ -211,7 +212,7 @@ def _prepare_from_mats(settings: Settings, tree: Path, split: str) -> SplitRepor
     given = settings.context_mat
     settings.say(f"warning: {MAT_WARNING}")
     if split == "val" and settings.context_val_list is not None:
-        data, origin = settings.context_val_list.read_bytes(), settings.context_val_list
+        data, origin = read_bytes(settings.context_val_list), settings.context_val_list
     else:
         data, origin = read_small_file(settings, tree, MAIN_LISTS, f"{split}.txt")
     names = sorted(parse_list(data, origin))
