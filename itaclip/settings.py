@@ -1,7 +1,7 @@
 """What may differ between segmentors that share their weights, frozen and validated."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -47,7 +47,7 @@ class Settings:
     """
 
     # The types are those after the checks; given may be what the keys of a config hold.
-    test_cfg: Windows = Windows()
+    test_cfg: Windows = field(default_factory=Windows)
     image_engineering_weight: float | None = None
     aux_text_weight: float = 0.0
     logit_scale: float = 40
