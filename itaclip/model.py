@@ -114,7 +114,7 @@ class Model(nn.Module):
             )
 
         loaded = isinstance(clip_model, nn.Module)
-        clip = clip_model if loaded else load_clip(clip_model, clip_config)
+        clip: Any = clip_model if loaded else load_clip(clip_model, clip_config)
         facts = facts_of(clip)
         if isinstance(self.data_preprocessor, CLIPDataPreprocessor):
             self.data_preprocessor.follow(facts)
@@ -242,7 +242,7 @@ class Model(nn.Module):
         return self.text_features
 
     @property
-    def dataset_meta(self) -> dict[str, tuple]:
+    def dataset_meta(self) -> dict[str, Any]:
         """Names and colours of the classes, for mmseg's helpers: always the vocabulary's."""
         names, background = self.vocabulary.first_names, self.vocabulary.background
         shown = ("background", *names[1:]) if background else names

@@ -1,7 +1,7 @@
 """What may differ between segmentors that share their weights, frozen and validated."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -46,7 +46,8 @@ class Settings:
         InputError: any value that cannot be used, naming the key.
     """
 
-    test_cfg: Windows | Mapping | None = None
+    # The types are those after the checks; given may be what the keys of a config hold.
+    test_cfg: Windows = field(default_factory=Windows)
     image_engineering_weight: float | None = None
     aux_text_weight: float = 0.0
     logit_scale: float = 40
@@ -54,10 +55,10 @@ class Settings:
     margin_thd: float = 0.0
     area_thd: float | None = None
     label_closing: int = 0
-    pamr: PAMR | Mapping | None = None
-    propagation: Propagation | str | Mapping | None = None
-    regions: Regions | Mapping | None = None
-    class_pruning: Pruning | Mapping | None = None
+    pamr: PAMR | None = None
+    propagation: Propagation | None = None
+    regions: Regions | None = None
+    class_pruning: Pruning | None = None
     window_batch: int | None = None
     return_scores: bool = True
 

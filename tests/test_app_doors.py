@@ -264,7 +264,7 @@ def ask(server, function, data, session="doors", **more):  # noqa: F811
     return None
 
 
-GOOD = ["sky; sea", "", 60, "Classes", "itaclip", "56", False, True, 40, 0, 0]
+GOOD = ["sky; sea", "", 60, "Classes", "itaclip", "56", False, True, 40, 0, 0, False]
 WRONG = [
     (index, value)
     for index, values in enumerate(
@@ -272,6 +272,7 @@ WRONG = [
             (None, "", "a, b"), (None,), (None, "x", -3, 1e9, []), ("Labels", 0, None),
             ("nosuch", None, 3, {}), ("57", None, [1], 112), (None, "yes", 3), (None, "no", []),
             ("many", None, 0, -1, 1e99), ("x", 2, -1, None), (7, "y", [], None),
+            ("yes", None),
         ]
     )
     for value in values

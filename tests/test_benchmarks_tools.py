@@ -8,7 +8,7 @@ import torch
 from conftest import bgr_image
 from mmseg.structures import SegDataSample
 
-from benchmarks import label, long_run, precision, report, scaling, stages
+from benchmarks import gpu, label, long_run, precision, report, scaling, stages
 from benchmarks.case import Case
 from benchmarks.memory import PeakRecorder, in_child
 from benchmarks.published_style import PublishedStyle, text_features
@@ -185,3 +185,21 @@ def test_committed_results_render():
     for path in folder.glob("*.json"):
         render = renders[path.stem.removesuffix("-cpu")]
         assert len(render(json.loads(path.read_text()))) > 3, path
+
+
+def test_the_check_of_devices_runs_and_names_what_falls_short(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(gpu.PARTS, "tests", lambda *args: dict(selected="", passed=True, end=""))
+    monkeypatch.delitem(gpu.SETTINGS, "COCO-Stuff")
+    gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "cpu-check.json").read_text())
+    page = (tmp_path / "cpu-check.md").read_text()
+    assert found["stages"]["VOC21"]["bit_equal"]
+    exact = [row for row in found["agreement"] if row["precision"] == "fp32"]
+    assert exact and all(row["largest"] == 0 for row in exact)
+    assert (tmp_path / found["trace"]["file"]).stat().st_size > 1000
+    assert "## What falls short" in page and page.strip() in capsys.readouterr().out
+    found["stages"]["VOC21"] |= dict(bit_equal=False, peak_bytes=5 << 30, encoder_share=0.1)
+    found["speed"][0]["images_per_second"] = 3.0
+    short = " ".join(gpu.falls_short(found))
+    for words in ("two runs differ", "5.4 GB above", "reaches 10%", "3 images a second"):
+        assert words in short

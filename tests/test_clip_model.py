@@ -238,3 +238,20 @@ def test_the_real_weights_when_they_are_there():
         pytest.skip("needs OpenAI's ViT-B/16 in CLIP's cache folder")
     model = load_clip("ViT-B/16")
     assert len(model.visual.transformer.resblocks) == 12
+
+
+def test_the_list_of_models_names_what_configs_use(capsys):
+    import re
+
+    from conftest import PROJECT
+
+    from itaclip.clip_model.catalogue import CATALOGUE
+    from itaclip.commands import main
+
+    main(["models"])
+    shown = capsys.readouterr().out
+    names = [entry.name for entry in CATALOGUE]
+    assert set(OPENAI_MODELS) <= set(names) and all(name in shown for name in names)
+    for path in sorted((PROJECT / "configs" / "backbones").glob("*.py")):
+        name = re.search(r'clip_model="([^"]+)"', path.read_text())[1]
+        assert name in names or name.startswith("weights/"), path

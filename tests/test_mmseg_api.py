@@ -103,8 +103,8 @@ def tool(options, tmp_path, monkeypatch):
     changes = [f"{key}={value}" for key, value in options.items()]
     changes += ["model.attention=clip", "test_dataloader.persistent_workers=False"]
     monkeypatch.chdir(tmp_path)
-    SegLocalVisualizer._instance_dict.clear()
-    DefaultScope._instance_dict.clear()
+    for kind in (SegLocalVisualizer, DefaultScope):
+        monkeypatch.setattr(kind, "_instance_dict", type(kind._instance_dict)())
 
     def run(name, *arguments):
         path = str(Path(mmseg.__file__).parent / ".mim/tools" / name)

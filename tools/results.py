@@ -29,7 +29,7 @@ from itaclip.evaluation.published import (
     expected_images,
     uses_oracle,
 )
-from itaclip.evaluation.record import FILE_NAME, read_records
+from itaclip.evaluation.record import FILE_NAME, Record, read_records
 from itaclip.runtime.files import read_text, write_whole
 from itaclip.runtime.tool import run_tool
 
@@ -78,14 +78,14 @@ def quoted_figures() -> list[Figure]:
     ]
 
 
-def find_records(places: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
+def find_records(places: Sequence[Path]) -> list[tuple[Path, Record]]:
     """Records that are named, or lie anywhere in the folders named, in bundles too; copies of one
     run count once.
 
     Raises:
         InputError: a place does not exist, or a file is no record.
     """
-    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    found: dict[str, tuple[Path, Record]] = {}
     for place in places:
         if not place.exists():
             raise InputError(f"{place}: no such file or folder; give records, or folders of them.")
@@ -101,7 +101,7 @@ def find_records(places: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
     return list(found.values())
 
 
-def why_left_out(record: Mapping[str, Any]) -> str | None:
+def why_left_out(record: Record) -> str | None:
     """Why a record has no place in the table, or None."""
     benchmark = record["comparison"]["benchmark"]
     if benchmark not in BENCHMARKS:
@@ -118,7 +118,7 @@ def why_left_out(record: Mapping[str, Any]) -> str | None:
     return None
 
 
-def measured_figure(record: Mapping[str, Any]) -> Figure:
+def measured_figure(record: Record) -> Figure:
     """A record's place in the table."""
     comparison, model = record["comparison"], record["config"]["resolved"]["model"]
     benchmark, weights = comparison["benchmark"], (record["weights"] or {}).get("name")
@@ -157,7 +157,7 @@ def _recipe(model: Mapping[str, Any]) -> str:
     return next(known, name)
 
 
-def _note(record: Mapping[str, Any]) -> str:
+def _note(record: Record) -> str:
     comparison = record["comparison"]
     images = f"{record['data']['images_evaluated']} images"
     device = (record["hardware"]["gpus"] or [record["hardware"]["processor"]])[0]

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.device import get_device
 
 from ..checks import integer
 from ..clip_model import SHIPPED_MODELS, load_clip
@@ -15,7 +14,7 @@ from ..errors import InputError
 from ..recipes import Recipe
 from ..runtime.config import check_model_keys
 from ..runtime.files import one_line, resolve_path
-from ..runtime.torch_state import undisturbed
+from ..runtime.torch_state import default_device, undisturbed
 from ..segmentor import Segmentor
 from ..vocabulary import Vocabulary
 from .segmenter import EncodedImage, Segmenter, fitting
@@ -181,7 +180,7 @@ def load(
 
 def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
-        return torch.device(get_device())  # as mmengine's Runner chooses for an evaluation
+        return default_device()
     try:
         return torch.device(device)
     except (RuntimeError, TypeError):

@@ -34,6 +34,11 @@ def undisturbed() -> Iterator[None]:
         yield
 
 
+def default_device() -> torch.device:
+    """The first GPU where there is CUDA, else the CPU: also on Apple's machines, see ``to``."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class WeightsStamp:
     """Which weights a module had: to see whether others were loaded or written since.
 

@@ -14,9 +14,7 @@ import numpy as np
 from ...errors import InputError
 from ...runtime.download import Download
 from .labels import apply_table, cityscapes_table, read_and_map, read_labels
-from .manifest import SplitReport
-from .paired import PairedSplit, Route, output_labels, prepare_split
-from .settings import Settings
+from .paired import PairedSplit, Route, each_split, output_labels
 from .sources import Part
 
 REGISTER = "register at https://www.cityscapes-dataset.com, download {}"
@@ -59,34 +57,24 @@ def labels_from_polygons(path: Path, table: np.ndarray) -> np.ndarray:
         return apply_table(table, read_labels(drawn), path)
 
 
-def prepare(settings: Settings, tree: Path) -> list[SplitReport]:
+@each_split("cityscapes")
+def prepare(split: str) -> PairedSplit:
     """Make the masks of Cityscapes: 19 classes, everything else ignored."""
     table = cityscapes_table()
-    reports = []
-    for split in settings.splits:
-        folder, tails = f"gtFine/{split}", (f"gtFine/{split}",)
-        routes = (
-            Route(
-                Part(folder, tails, rf"[^.].*{RAW_SUFFIX}", MASK_ARCHIVE),
-                RAW_SUFFIX,
-                partial(read_and_map, table=table),
-            ),
-            Route(
-                Part(folder, tails, rf"[^.].*{POLYGON_SUFFIX}", MASK_ARCHIVE),
-                POLYGON_SUFFIX,
-                partial(labels_from_polygons, table=table),
-                note="drawn from polygons with cityscapesscripts, as label-id images are missing",
-            ),
-        )
-        images = f"leftImg8bit/{split}"
-        paired = PairedSplit(
-            split=split,
-            images=Part(images, (images,), rf"[^.].*{IMAGE_SUFFIX}", IMAGE_ARCHIVE),
-            image_suffix=IMAGE_SUFFIX,
-            routes=routes,
-            masks_folder=folder,
-            mask_suffix=MASK_SUFFIX,
-            labels=output_labels(table),
-        )
-        reports.append(prepare_split(settings, tree, paired, "cityscapes"))
-    return reports
+    folder, tails = f"gtFine/{split}", (f"gtFine/{split}",)
+    routes = (
+        Route(
+            Part(folder, tails, rf"[^.].*{RAW_SUFFIX}", MASK_ARCHIVE),
+            RAW_SUFFIX,
+            partial(read_and_map, table=table),
+        ),
+        Route(
+            Part(folder, tails, rf"[^.].*{POLYGON_SUFFIX}", MASK_ARCHIVE),
+            POLYGON_SUFFIX,
+            partial(labels_from_polygons, table=table),
+            note="drawn from polygons with cityscapesscripts, as label-id images are missing",
+        ),
+    )
+    images = f"leftImg8bit/{split}"
+    part = Part(images, (images,), rf"[^.].*{IMAGE_SUFFIX}", IMAGE_ARCHIVE)
+    return PairedSplit(split, part, IMAGE_SUFFIX, routes, MASK_SUFFIX, output_labels(table))

@@ -6,13 +6,10 @@ was made first.
 """
 
 from functools import partial
-from pathlib import Path
 
 from ...runtime.download import Download
 from .labels import coco_object_from_stuff_table, coco_object_table, coco_stuff_table, read_and_map
-from .manifest import SplitReport
-from .paired import PairedSplit, Route, output_labels, prepare_split
-from .settings import Settings
+from .paired import PairedSplit, Route, each_split, output_labels
 from .sources import Part
 
 IMAGE_ARCHIVES = {
@@ -50,50 +47,32 @@ def mask_part(split: str, suffix: str = ".png") -> Part:
     return Part(f"annotations/{split}2017", (f"{split}2017",), pattern, MASK_ARCHIVE)
 
 
-def prepare_stuff(settings: Settings, tree: Path) -> list[SplitReport]:
+@each_split("coco_stuff")
+def prepare_stuff(split: str) -> PairedSplit:
     """Make the masks of COCO-Stuff 164k: 171 classes, 255 ignored."""
     table = coco_stuff_table()
-    reports = []
-    for split in settings.splits:
-        route = Route(mask_part(split), ".png", partial(read_and_map, table=table))
-        paired = PairedSplit(
-            split=split,
-            images=image_part(split),
-            image_suffix=".jpg",
-            routes=(route,),
-            masks_folder=f"annotations/{split}2017",
-            mask_suffix=STUFF_SUFFIX,
-            labels=output_labels(table),
-        )
-        reports.append(prepare_split(settings, tree, paired, "coco_stuff"))
-    return reports
+    route = Route(mask_part(split), ".png", partial(read_and_map, table=table))
+    return PairedSplit(
+        split, image_part(split), ".jpg", (route,), STUFF_SUFFIX, output_labels(table)
+    )
 
 
-def prepare_object(settings: Settings, tree: Path) -> list[SplitReport]:
+@each_split("coco_object")
+def prepare_object(split: str) -> PairedSplit:
     """Make the masks of COCO-Object: 80 things and background, nothing ignored.
 
     Without raw masks, finished COCO-Stuff masks serve as well: the result is the same.
     """
     table = coco_object_table()
-    reports = []
-    for split in settings.splits:
-        routes = (
-            Route(mask_part(split), ".png", partial(read_and_map, table=table)),
-            Route(
-                mask_part(split, STUFF_SUFFIX),
-                STUFF_SUFFIX,
-                partial(read_and_map, table=coco_object_from_stuff_table()),
-                note=f"made from the masks *{STUFF_SUFFIX}, as raw ones are not at hand",
-            ),
-        )
-        paired = PairedSplit(
-            split=split,
-            images=image_part(split),
-            image_suffix=".jpg",
-            routes=routes,
-            masks_folder=f"annotations/{split}2017",
-            mask_suffix=OBJECT_SUFFIX,
-            labels=output_labels(table),
-        )
-        reports.append(prepare_split(settings, tree, paired, "coco_object"))
-    return reports
+    routes = (
+        Route(mask_part(split), ".png", partial(read_and_map, table=table)),
+        Route(
+            mask_part(split, STUFF_SUFFIX),
+            STUFF_SUFFIX,
+            partial(read_and_map, table=coco_object_from_stuff_table()),
+            note=f"made from the masks *{STUFF_SUFFIX}, as raw ones are not at hand",
+        ),
+    )
+    return PairedSplit(
+        split, image_part(split), ".jpg", routes, OBJECT_SUFFIX, output_labels(table)
+    )

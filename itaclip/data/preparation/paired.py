@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,8 @@ class PairedSplit:
         split: ``"val"`` or ``"train"``.
         images: the folder of images.
         image_suffix: what follows an image's name.
-        routes: ways to the masks, the usual one first; the first that is at hand is taken.
-        masks_folder: folder of the finished masks, below the tree.
+        routes: ways to the masks, the usual one first; the first that is at hand is taken. The
+            finished masks lie in the usual one's folder.
         mask_suffix: what follows the image's name in finished masks.
         labels: table of the finished masks' allowed values; None if they are the raw ones.
     """
@@ -51,7 +51,6 @@ class PairedSplit:
     images: Part
     image_suffix: str
     routes: tuple[Route, ...]
-    masks_folder: str
     mask_suffix: str
     labels: np.ndarray | None
 
@@ -59,6 +58,24 @@ class PairedSplit:
 def output_labels(table: np.ndarray) -> np.ndarray:
     """Return the table that keeps every value another table can give, and refuses the others."""
     return identity_table(int(value) for value in np.unique(table) if value != POISON)
+
+
+def each_split(
+    benchmark: str,
+) -> Callable[[Callable[[str], PairedSplit]], Callable[[Settings, Path], list[SplitReport]]]:
+    """Turn a description of one split into the preparation of all splits asked for."""
+
+    def around(describe: Callable[[str], PairedSplit]) -> Callable:
+        @wraps(describe)
+        def prepare(settings: Settings, tree: Path) -> list[SplitReport]:
+            return [
+                prepare_split(settings, tree, describe(split), benchmark)
+                for split in settings.splits
+            ]
+
+        return prepare
+
+    return around
 
 
 def prepare_split(
@@ -79,7 +96,7 @@ def prepare_split(
     if settings.need_images or find_folder(settings, tree, split.images) is not None:
         images = provide_folder(settings, tree, split.images)
         names = _names(images, split.images, split.image_suffix)
-    targets = tree / split.masks_folder
+    targets = tree / split.routes[0].part.folder
 
     route, raw = _choose_route(settings, tree, split)
     if raw is None and split.labels is not None and names:

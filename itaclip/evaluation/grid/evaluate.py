@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from mmengine.device import get_device
 from mmengine.dist import get_rank, get_world_size
 from mmengine.logging import MMLogger
 from mmseg.evaluation import IoUMetric
@@ -17,6 +16,7 @@ from mmseg.registry import MODELS
 from tqdm import tqdm
 
 from ...data.guard import LabelRules, guard_dataset
+from ...runtime.torch_state import default_device
 from ..distributed import from_rank_zero, gather
 from ..hooks import TrimMemoryHook
 from .plan import Plan, Row
@@ -97,7 +97,7 @@ def _segment(sample: dict[str, Any], row: Row, model: Any) -> Done:
 
 
 def _with_own_model(row: Row) -> Row:
-    model = MODELS.build(copy.deepcopy(row.settings["model"])).eval().to(get_device())
+    model = MODELS.build(copy.deepcopy(row.settings["model"])).eval().to(default_device())
     return replace(row, model=model)
 
 

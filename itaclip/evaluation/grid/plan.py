@@ -16,7 +16,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import DATASETS, METRICS, MODELS
@@ -27,6 +26,7 @@ from ...errors import InputError
 from ...mmseg_segmentor import ITACLIPSegmentor
 from ...recipes import Recipe
 from ...runtime.config import building, check_model_keys
+from ...runtime.torch_state import default_device
 from ..command import check_data
 from ..hooks import CheckClassesHook
 from ..identity import code_sha256
@@ -296,7 +296,7 @@ class _Builder:
             if key not in self.clips:
                 self.clips[key] = load_clip(name, told)
             settings["clip_model"] = self.clips[key]
-        return MODELS.build(settings).eval().to(get_device())
+        return MODELS.build(settings).eval().to(default_device())
 
     def _dataset(self, key: str, settings: dict[str, Any], config: Config, path: Path) -> Any:
         if key not in self.plan.datasets:
