@@ -108,7 +108,7 @@ def model_path(clip_model: str | Path) -> str:
             return str(place)
     if name.startswith("RN"):
         raise InputError(_resnet_message(name))
-    looks_like_path = bool(path.suffix) or ("/" in name and not name.startswith("ViT-"))
+    looks_like_path = bool(path.suffix) or ("/" in name and not name.lower().startswith("vit-"))
     shown = name if len(name) <= 200 else name[:199] + "…"
     if looks_like_path and name:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What comes out of segmenting one picture: labels, scores, areas, pictures."""
+"""Segmentation: what comes out of one picture: labels, scores, areas, pictures, files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loaded model that segments pictures into words, without being changed by it."""
+"""Segmenter: a loaded model that turns pictures into a Segmentation, and is not changed by it."""
 
 import logging
 import os

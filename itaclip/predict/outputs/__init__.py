@@ -5,14 +5,17 @@ A format is a :class:`Writer`, a row of :data:`FORMATS`.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from ...runtime.outputs import check_outputs
-from ..segmentation import Segmentation
 from .base import Options, Writer
 from .coco import CocoWriter, PanopticWriter
 from .labelling import LabelMeWriter, LabelStudioWriter, PromptWriter, YoloWriter
 from .rasters import GeoTiffWriter, MaskWriter, OverlayWriter, ScoreWriter
+
+if TYPE_CHECKING:
+    from ..segmentation import Segmentation
 
 __all__ = ["FORMATS", "Exporter", "Options", "Writer"]
 
@@ -75,7 +78,7 @@ class Exporter:
     def needs_scores(self) -> bool:
         return any(writer.needs_scores for writer in self.writers)
 
-    def write(self, result: Segmentation) -> list[Path]:
+    def write(self, result: "Segmentation") -> list[Path]:
         """Writes one picture's result; returns the files that are its own."""
         return [path for writer in self.writers for path in writer.write(result)]
 

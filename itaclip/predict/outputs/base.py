@@ -5,13 +5,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...checks import integer, number
 from ...errors import InputError
 from ...runtime.files import write_whole
 from ...runtime.outputs import plan_outputs
-from ..segmentation import Segmentation
+
+if TYPE_CHECKING:
+    from ..segmentation import Segmentation
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Writer:
         """The files that hold all pictures."""
         return []
 
-    def write(self, result: Segmentation) -> list[Path]:
+    def write(self, result: "Segmentation") -> list[Path]:
         """Writes or gathers one picture's result."""
         raise NotImplementedError
 

@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...runtime.pictures import save_picture
-from ..segmentation import Segmentation
 from .base import Options, Writer, write_json
 from .shapes import has_background, pieces
 
+if TYPE_CHECKING:
+    from ..segmentation import Segmentation
 
-def categories(result: Segmentation) -> list[dict]:
+
+def categories(result: "Segmentation") -> list[dict]:
     """COCO's list of classes: numbers from 1, without the background."""
     first = int(has_background(result))
     return [
@@ -35,7 +38,7 @@ class CocoWriter(Writer):
     def shared(self) -> list[Path]:
         return [self.root / "coco.json"]
 
-    def write(self, result: Segmentation) -> list[Path]:
+    def write(self, result: "Segmentation") -> list[Path]:
         from pycocotools import mask as rle
 
         height, width = result.labels.shape
@@ -92,7 +95,7 @@ class PanopticWriter(Writer):
     def shared(self) -> list[Path]:
         return [self.root / "panoptic.json"]
 
-    def write(self, result: Segmentation) -> list[Path]:
+    def write(self, result: "Segmentation") -> list[Path]:
         path = self.own[result.source]
         height, width = result.labels.shape
         first = int(has_background(result))

@@ -7,13 +7,16 @@ points and boxes as prompts for SAM. Holes of polygons: see :func:`shapes.polygo
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from ...runtime.files import write_whole
-from ..segmentation import Segmentation
 from .base import Options, Writer, write_json
 from .shapes import has_background, pieces, polygons
+
+if TYPE_CHECKING:
+    from ..segmentation import Segmentation
 
 
 class LabelMeWriter(Writer):
@@ -21,7 +24,7 @@ class LabelMeWriter(Writer):
 
     name, folder, suffix = "labelme", "labelme", ".json"
 
-    def write(self, result: Segmentation) -> list[Path]:
+    def write(self, result: "Segmentation") -> list[Path]:
         path = self.own[result.source]
         height, width = result.labels.shape
         shapes = [
@@ -67,7 +70,7 @@ class LabelStudioWriter(Writer):
     def shared(self) -> list[Path]:
         return [self.root / "label_studio.json", self.root / "label_studio.xml"]
 
-    def write(self, result: Segmentation) -> list[Path]:
+    def write(self, result: "Segmentation") -> list[Path]:
         height, width = result.labels.shape
         first = int(has_background(result))
         self._labels = list(zip(result.classes, result.palette, strict=True))[first:]
@@ -127,7 +130,7 @@ class YoloWriter(Writer):
     def shared(self) -> list[Path]:
         return [self.root / "yolo" / "data.yaml"]
 
-    def write(self, result: Segmentation) -> list[Path]:
+    def write(self, result: "Segmentation") -> list[Path]:
         path = self.own[result.source]
         height, width = result.labels.shape
         first = int(has_background(result))
@@ -160,7 +163,7 @@ class PromptWriter(Writer):
 
     name, folder, suffix = "sam-prompts", "sam_prompts", ".json"
 
-    def write(self, result: Segmentation) -> list[Path]:
+    def write(self, result: "Segmentation") -> list[Path]:
         height, width = result.labels.shape
         classes: dict[str, dict[str, list]] = {}
         for piece in pieces(result, self.options.min_area):

@@ -5,14 +5,16 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import InputError
 from ...runtime.files import atomic_write, write_whole
-from ..segmentation import Segmentation
 from .base import Writer
+
+if TYPE_CHECKING:
+    from ..segmentation import Segmentation
 
 
 class OverlayWriter(Writer):
@@ -20,7 +22,7 @@ class OverlayWriter(Writer):
 
     name, folder, suffix = "overlay", "overlays", ".png"
 
-    def write(self, result: Segmentation) -> list[Path]:
+    def write(self, result: "Segmentation") -> list[Path]:
         return [result.save(self.own[result.source], self.options.opacity)]
 
 
@@ -33,7 +35,7 @@ class MaskWriter(Writer):
     def shared(self) -> list[Path]:
         return [self.root / self.folder / "classes.txt"]
 
-    def write(self, result: Segmentation) -> list[Path]:
+    def write(self, result: "Segmentation") -> list[Path]:
         self._classes = result.classes
         return [result.save_mask(self.own[result.source])]
 
@@ -48,7 +50,7 @@ class ScoreWriter(Writer):
     name, folder, suffix = "scores", "scores", ".npz"
     needs_scores = True
 
-    def write(self, result: Segmentation) -> list[Path]:
+    def write(self, result: "Segmentation") -> list[Path]:
         path = self.own[result.source]
         with atomic_write(path) as aside, open(aside, "wb") as file:
             np.savez_compressed(
@@ -66,7 +68,7 @@ class GeoTiffWriter(Writer):
     name, folder, suffix = "geotiff", "geotiff", ".tif"
     package = ("rasterio", "outputs")
 
-    def write(self, result: Segmentation) -> list[Path]:
+    def write(self, result: "Segmentation") -> list[Path]:
         path = self.own[result.source]
         profile = label_profile(result.source, result.labels.shape, len(result.classes))
         with atomic_write(path) as aside, created(aside, profile) as target:

@@ -8,11 +8,14 @@ Shapes: H, W pixels; points are (x, y).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from ..segmentation import Segmentation
+if TYPE_CHECKING:
+    from ..segmentation import Segmentation
+
 
 Ring = np.ndarray
 """A closed line (N, 2) of points (x, y), N ≥ 3; the last is joined to the first."""
@@ -55,12 +58,12 @@ class Piece:
         return full
 
 
-def has_background(result: Segmentation) -> bool:
+def has_background(result: "Segmentation") -> bool:
     """Whether class 0 is "everything else"."""
     return result.classes[0] == "background"
 
 
-def pieces(result: Segmentation, min_area: int = 0) -> Iterator[Piece]:
+def pieces(result: "Segmentation", min_area: int = 0) -> Iterator[Piece]:
     """The pieces of every class but the background, class by class, from top to bottom.
 
     Args:
