@@ -190,7 +190,8 @@ class Segmenter:
         encoder, settings = self.segmentor.image_encoder, self.segmentor.settings
         views = tuple((view.name, view.weight) for view in settings.views)
         sizes = (self.short_side, self.max_long_side, self.pipeline, settings.windows)
-        return (encoder.visual, encoder.recipe, encoder.precision, views, *sizes)
+        guide = (encoder.guide, encoder.sam, self.segmentor.joins_patches)
+        return (encoder.visual, encoder.recipe, encoder.precision, views, *guide, *sizes)
 
     def segment(
         self,
@@ -246,7 +247,7 @@ class Segmenter:
         encoded = self.encode(image, bits=bits)
         size = encoded.image.shape[:2]
         made = resized_shape(size, None, self.max_result_side)
-        picture = self._picture(encoded)
+        picture = self.picture(encoded)
         labels, values = segmentor.segment(encoded.inputs, made, encoded.features, picture)
         vocabulary = segmentor.vocabulary
         names = vocabulary.first_names
@@ -259,7 +260,7 @@ class Segmenter:
             encoded.source,
         )
 
-    def _picture(self, encoded: EncodedImage) -> Picture:
+    def picture(self, encoded: EncodedImage) -> Picture:
         """What regions may ask about a picture."""
         return self._asked(encoded.image, encoded.source)
 
