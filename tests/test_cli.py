@@ -192,13 +192,13 @@ def test_bad_input_ends_in_a_sentence(arguments, words, segment, folder):
 
 def test_weights_that_cannot_be_had(capsys, folder, monkeypatch, tmp_path):
     """Without a connection: one sentence that says from where and where to."""
-    from itaclip.clip_model import load as clip_model
+    from itaclip.clip_model import sources
 
-    monkeypatch.setattr(clip_model, "cache_folder", lambda: tmp_path / "clip")
-    monkeypatch.setattr(clip_model.fetch_openai, "__defaults__", (None, "http://127.0.0.1:9/x"))
+    monkeypatch.setattr(sources, "cache_folder", lambda: tmp_path / "clip")
+    monkeypatch.setattr(sources.fetch_openai, "__defaults__", (None, "http://127.0.0.1:9/x"))
     code, _, err = command(capsys, "segment", "one.png", "--classes", CLASSES)
     assert code == 2
-    assert "'ViT-B/16' could not be fetched from http://127.0.0.1:9" in err
+    assert "http://127.0.0.1:9" in err and "put the file of ViT-B/16 at" in err
     assert str(tmp_path / "clip" / "ViT-B-16.pt") in err
 
 
