@@ -28,20 +28,20 @@ def band_slowly(mask, distance):
     return band
 
 
-@pytest.mark.parametrize("dilation", [0.02, 0.06])
-def test_areas_agree_with_the_definition(dilation):
+@pytest.mark.parametrize(("dilation", "ignore"), [(0.02, 255), (0.06, 255), (0.02, 0)])
+def test_areas_agree_with_the_definition(dilation, ignore):
     rng = np.random.default_rng(1)
     truth, prediction = (np.kron(rng.integers(0, C, (4, 4)), np.ones((8, 8), int)) for _ in "ab")
     truth, prediction = truth[:H, :W].copy(), prediction[1 : H + 1, :W].copy()
-    truth[5:9, 10:20] = 255
+    truth[5:9, 10:20] = ignore
     distance = max(1, round(dilation * math.hypot(H, W)))
-    ignored = truth == 255
+    ignored = truth == ignore
     expected = []
     for c in range(C):
         p = band_slowly((prediction == c) & ~ignored, distance)
-        g = band_slowly(truth == c, distance)
+        g = band_slowly((truth == c) & ~ignored, distance)
         expected.append([(p & g).sum(), (p | g).sum(), p.sum(), g.sum()])
-    found = boundary_areas(torch.tensor(prediction), torch.tensor(truth), C, dilation)
+    found = boundary_areas(torch.tensor(prediction), torch.tensor(truth), C, dilation, ignore)
     assert torch.stack(found, dim=1).long().tolist() == np.array(expected).tolist()
 
 

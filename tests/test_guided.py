@@ -1,5 +1,7 @@
 """Recipes that a second backbone guides, against slow references; windows that are stitched."""
 
+import copy
+
 import pytest
 import reference_guided as slow
 import torch
@@ -372,6 +374,36 @@ def test_a_recipe_that_cannot_be_stitched_says_so(clip):
     attention = dict(recipe="resclip", rcs_layers=(5, 6))
     with pytest.raises(InputError, match="windows of the recipe 'resclip' cannot be stitched"):
         model(clip, attention, dict(SMALL, merge="stitch"), guide=None)
+
+
+DEVICE_CASES = {
+    "proxyclip": {},
+    "gla_clip": dict(test_cfg=dict(SMALL, merge="stitch"), propagation="lposs"),
+    "cass": {},
+    # SAM's own encoder indexes by a tensor on the host, which devices allow and the pretence not.
+    "trident": dict(
+        attention=dict(recipe="trident", correlation=None), test_cfg=dict(SMALL, merge="stitch")
+    ),
+    "corrclip": dict(
+        attention=dict(recipe="corrclip", spatial_layers=(5,)), regions=dict(source="slic")
+    ),
+    "maskclip": dict(propagation=dict(method="lposs_plus", side=3, steps=2)),
+    "pearl": dict(propagation="pearl"),
+}
+
+
+@pytest.mark.parametrize("name", DEVICE_CASES)
+def test_nothing_mixes_devices(clip, name):
+    """On a pretended device (see pretend.py) labels are the CPU's."""
+    from pretend import pretended
+
+    image = picture(48, 80)
+    own = model(copy.deepcopy(clip), **(dict(attention=name) | DEVICE_CASES[name]))
+    expected, _ = own.segment(image, (50, 82))
+    with pretended():
+        found, _ = own.to("gpu").segment(image.to("gpu"), (50, 82))
+        found = found.cpu()
+    assert (found == expected).float().mean() > 0.99
 
 
 # ---- through the other doors --------------------------------------------------------------------

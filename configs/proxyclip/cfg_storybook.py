@@ -8,7 +8,7 @@ model = dict(
     type="ITACLIPSegmentor",
     clip_model="storybook-tiny",
     name_path="configs/cls_storybook.txt",
-    attention=dict(recipe="proxyclip", sharpness=10.0),
+    attention=dict(recipe="proxyclip", sharpness=40.0),
     guide="storybook-guide",
     logit_scale=40,
     precision="auto",

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..checks import is_integer, number
 from ..errors import InputError
 
-_OUTSIDE = -1
+_OUTSIDE, _IGNORED = -1, -2  # no labels
 
 
 @METRICS.register_module()
@@ -109,8 +109,8 @@ def boundary_areas(
     near = []
     for labels in (prediction, truth):
         values = labels.numpy().astype(np.float32)  # whole numbers below 2^24 are exact
-        values[ignored] = ignore_index
-        band = outline_band(values, distance) & ~ignored & (values < classes)
+        values[ignored] = _IGNORED
+        band = outline_band(values, distance) & (values >= 0) & (values < classes)
         near.append(np.where(band, values, classes).astype(np.int64).ravel())
     predicted, labelled = near
     common = predicted[predicted == labelled]

@@ -140,15 +140,15 @@ def process_group(launcher: str, dist_cfg: Mapping[str, Any] | None = None) -> I
 
 def _speaks(store: dist.Store) -> bool:
     """Leaves the group, so that the others notice; whether none of them has told yet why."""
+    rank, size = get_rank(), get_world_size()
+    first, end = True, time.monotonic() + _LINGER
     try:
         first = store.add("told", 1) == 1
+        dist.destroy_process_group()
+        while rank == 0 and time.monotonic() < end and store.add("told", 0) < size:
+            time.sleep(0.05)  # it may hold the store, in which the others will look
     except RuntimeError:  # whoever held the store is gone
-        return True
-    rank, size = get_rank(), get_world_size()
-    dist.destroy_process_group()
-    end = time.monotonic() + _LINGER
-    while rank == 0 and time.monotonic() < end and store.add("told", 0) < size:
-        time.sleep(0.05)  # it may hold the store, in which the others will look
+        pass
     return first
 
 

@@ -7,6 +7,7 @@ M heads, d head width. Height comes before width.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..runtime.positions import resize_positions
+from ..runtime.torch_state import undisturbed
 
 READS = ("tokens", "q", "k", "v")
 
@@ -203,7 +205,7 @@ class Guide(nn.Module):
         side = self.model.config.image_size
         return F.pad(normalised, (0, side - size[1], 0, side - size[0]))
 
-    @torch.no_grad()
+    @undisturbed()
     def forward(
         self, windows: Tensor, reads: GuideReads, dtype: torch.dtype = torch.float32
     ) -> GuideFeatures:
@@ -214,19 +216,19 @@ class Guide(nn.Module):
             reads: what is wanted.
             dtype: of the matrix products; layer norms and the residual stream stay in fp32.
         """
-        device = windows.device.type
-        with torch.autocast(device, enabled=False):
-            pixels = self.prepared(windows.float(), reads)
+        pixels = self.prepared(windows.float(), reads)
         size = windows.shape[-2:]
         grid = self.grid((min(size),) * 2 if reads.square else tuple(size))
         if reads.padding and self.is_sam:
             grid = (self.model.config.image_size // self.patch_size,) * 2
         found: dict[str, Tensor] = {}
-        lowered = dtype != torch.float32
+        lowering = nullcontext()
+        if dtype != torch.float32:
+            lowering = torch.autocast(windows.device.type, dtype)
         keys = {"interpolate_pos_encoding": True} if self.kind == "vit" else {}
         token = _kept.set(found)
         try:
-            with torch.autocast(device, dtype if lowered else None, enabled=lowered):
+            with lowering:
                 last = self.model(pixels, **keys).last_hidden_state
         finally:
             _kept.reset(token)

@@ -148,7 +148,7 @@ def _from_pillow(
         if width * height > limit:
             raise InputError(
                 f"{name}: the picture is too large: {height}x{width} pixels (height x width) are "
-                f"more than {limit}; shrink it, or cut it into parts."
+                f"more than {limit}; shrink it, or label it by tiles: itaclip segment --tile 2048."
             )
     wide_colours = file is not None and picture.mode in ("RGB", "RGBA") and bits_of(picture) == 16
     orientation = picture.getexif().get(_EXIF_ORIENTATION)  # decodes some formats

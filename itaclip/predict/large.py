@@ -32,6 +32,7 @@ from .audit.measure import class_names
 from .outputs.rasters import created, describe, label_profile, quiet
 from .segmenter import Background, Classes, Segmenter
 
+_CACHE = 256  # MB of blocks that GDAL keeps; its default grows with the machine's memory
 _BLOCK = 256  # side of a GeoTIFF's own tiles; a multiple writes whole ones
 
 
@@ -95,7 +96,7 @@ def segment_large(
     ).variant(return_scores=False)
     check_local(segmentor)
     try:
-        with quiet(), rasterio.open(path) as picture:
+        with quiet(), rasterio.Env(GDAL_CACHEMAX=_CACHE), rasterio.open(path) as picture:
             _check_picture(picture, path, segmentor)
             tiles = list(plan_tiles(picture.shape, segmentor, tile))
             _open_folder(parts, _identity(path, segmentor, tile))

@@ -90,8 +90,7 @@ class CorrCLIP(Guided):
         means = features.new_zeros(len(ids), features.shape[1])
         means.index_add_(0, place, features)
         means = F.normalize(means, dim=-1)
-        first = self._first(regions)
-        kept = [i for i, number in enumerate(ids.tolist()) if number != first]
+        kept = ids != self._first(regions)
         similarity = means[kept] @ means[kept].T
         joined = similarity.max() - similarity <= self.merge_distance
         numbers = ids.clone()
