@@ -77,7 +77,7 @@ class Segmentor(Model):
             torch.cat([row.features for row in rows]),
             read,
             cls,
-            passes.guide_features() if self._joins_patches() else None,
+            passes.guide_features() if self.joins_patches else None,
             passes.image,
         )
 
@@ -108,6 +108,11 @@ class Segmentor(Model):
             return windows, maps
         if wanted.patches:
             guide = source.guide if kept else source.guide_features()
+            if guide is None:
+                raise InputError(
+                    "features: these were made without propagation, which reads the guide's as "
+                    "well; extract them again."
+                )
             maps = spread_over_patches(windows, maps, guide, wanted)
         if wanted.pixels:
             logits = self._assembler(windows, maps, windows.image_size)(maps)
@@ -156,7 +161,9 @@ class Segmentor(Model):
         image, text = image.float(), self._queries()
         return Passes(image, self.image_encoder, self.settings, text, regions)
 
-    def _joins_patches(self) -> bool:
+    @property
+    def joins_patches(self) -> bool:
+        """Whether features are kept with what the guide says for propagation over patches."""
         return self.settings.propagation is not None and self.settings.propagation.patches
 
     def _assembler(

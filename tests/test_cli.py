@@ -193,12 +193,14 @@ def test_bad_input_ends_in_a_sentence(arguments, words, segment, folder):
 def test_weights_that_cannot_be_had(capsys, folder, monkeypatch, tmp_path):
     """Without a connection: one sentence that says from where and where to."""
     from itaclip.clip_model import sources
+    from itaclip.runtime import download
 
     monkeypatch.setattr(sources, "cache_folder", lambda: tmp_path / "clip")
-    monkeypatch.setattr(sources.fetch_openai, "__defaults__", (None, "http://127.0.0.1:9/x"))
+    monkeypatch.setattr(sources, "_HOSTS", ("http://127.0.0.1:9/x", "http://127.0.0.1:9/y"))
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0)
     code, _, err = command(capsys, "segment", "one.png", "--classes", CLASSES)
     assert code == 2
-    assert "http://127.0.0.1:9" in err and "put the file of ViT-B/16 at" in err
+    assert "http://127.0.0.1:9/x" in err and "http://127.0.0.1:9/y" in err
     assert str(tmp_path / "clip" / "ViT-B-16.pt") in err
 
 

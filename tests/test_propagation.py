@@ -184,6 +184,13 @@ def test_kept_features_batches_and_strips_give_the_same(method):
     assert own.query_logits(image).shape == (61, 85, 3)
 
 
+def test_features_without_the_guides_are_refused():
+    image = normalised(bgr_image(48, 64))
+    kept = model().extract_feat(image)
+    with pytest.raises(InputError, match="features: these were made without propagation"):
+        model(propagation="lposs").query_logits(kept)
+
+
 def test_the_key_is_checked():
     assert parse_propagation(None) is None
     assert parse_propagation("lposs") == LPOSS()

@@ -190,7 +190,8 @@ class Segmenter:
         encoder, settings = self.segmentor.image_encoder, self.segmentor.settings
         views = tuple((view.name, view.weight) for view in settings.views)
         sizes = (self.short_side, self.max_long_side, self.pipeline, settings.windows)
-        return (encoder.visual, encoder.recipe, encoder.precision, views, *sizes)
+        guide = (encoder.guide, encoder.sam, self.segmentor.joins_patches)
+        return (encoder.visual, encoder.recipe, encoder.precision, views, *guide, *sizes)
 
     def segment(
         self,

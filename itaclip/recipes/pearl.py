@@ -14,16 +14,16 @@ from .tower import Tower
 
 @register(
     "pearl",
-    source="PEARL, CVPR 2026, its Procrustes alignment alone",
-    exact="Procrustes alignment",
+    source="PEARL, CVPR 2026",
+    exact="Procrustes alignment; its second part is propagation='pearl'",
     left_out="weights enter the means alone",
 )
 @dataclass(frozen=True, kw_only=True)
 class PEARL(Recipe):
     """PEARL's attention: softmax(s · q (k R)ᵀ + a · s · k_c k_cᵀ), neither residual nor MLP.
 
-    R is the rotation of the centred keys k_c onto the centred queries. The method's second part, a
-    propagation over pixels, is not built.
+    R is the rotation of the centred keys k_c onto the centred queries. The method's second part
+    is a propagation over pixels: ``propagation='pearl'``.
 
     Args:
         key_weight: a.
