@@ -1,5 +1,7 @@
 """Large pictures: tiles give the labels of the whole picture, and a stopped run goes on."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -92,6 +94,13 @@ def test_what_looks_at_the_whole_picture_is_refused(model, picture, tmp_path):
         own = model.variant(**keys)
         with pytest.raises(InputError, match=f"{next(iter(keys))}: it looks at the whole picture"):
             large.segment_large(own, picture, out, "sky; sea")
+    joint = model.variant()
+    encoder = joint.segmentor.image_encoder.variant("clip")
+    encoder.recipe = SimpleNamespace(
+        name="gla", joint=True, needs_stitch=False, needs_regions=False, reads_cls=None
+    )
+    with pytest.raises(InputError, match="attention: the recipe 'gla' looks at the whole"):
+        large.check_local(joint.segmentor.variant(image_encoder=encoder))
     with pytest.raises(InputError, match="needs windows"):
         large.segment_large(model.variant(test_cfg=dict(mode="whole")), picture, out, "sky; sea")
     with pytest.raises(InputError, match=r"ends in \.tif"):

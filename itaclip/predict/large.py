@@ -127,6 +127,12 @@ def check_local(segmentor: Segmentor) -> None:
                 f"{key}: it looks at the whole picture, which is labelled tile by tile here; turn "
                 "it off."
             )
+    recipe = segmentor.image_encoder.recipe
+    if recipe.joint or recipe.needs_stitch or recipe.needs_regions or recipe.reads_cls == "picture":
+        raise InputError(
+            f"attention: the recipe {recipe.name!r} looks at the whole picture, which is labelled "
+            "tile by tile here; take another one."
+        )
     windows = settings.windows
     if windows.whole or windows.merge != "average":
         raise InputError(

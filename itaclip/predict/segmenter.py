@@ -247,7 +247,7 @@ class Segmenter:
         encoded = self.encode(image, bits=bits)
         size = encoded.image.shape[:2]
         made = resized_shape(size, None, self.max_result_side)
-        picture = self._picture(encoded)
+        picture = self.picture(encoded)
         labels, values = segmentor.segment(encoded.inputs, made, encoded.features, picture)
         vocabulary = segmentor.vocabulary
         names = vocabulary.first_names
@@ -260,7 +260,7 @@ class Segmenter:
             encoded.source,
         )
 
-    def _picture(self, encoded: EncodedImage) -> Picture:
+    def picture(self, encoded: EncodedImage) -> Picture:
         """What regions may ask about a picture."""
         return self._asked(encoded.image, encoded.source)
 

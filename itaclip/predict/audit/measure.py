@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
+from ...features import DenseFeatures
 from ...runtime.batches import trim_memory
 from ...segmentor import Segmentor
 from ...text_encoder import TextEncoder, imagenet_templates
 from ...vocabulary import Vocabulary
 from ..images import resized_shape
-from ..segmenter import Segmenter
+from ..segmenter import EncodedImage, Segmenter
 from .tallies import Crop, Tally
 
 _MAP_SIDE = 256  # long side of the maps
@@ -126,7 +127,7 @@ def audit(
     hits = [torch.zeros(2, classes, dtype=torch.float64) for _ in lists]
     for image in images:
         encoded = model.encode(image)
-        source = encoded.inputs if encoded.features is None else encoded.features
+        source = _source(model, encoded)
         size = resized_shape(encoded.image.shape[:2], None, _MAP_SIDE)
         labels = None
         for index, segmentor in enumerate(segmentors):
@@ -141,7 +142,9 @@ def audit(
         if masks is not None:
             truth = _mask(masks, image, encoded.image.shape[:2], classes, ignored)
             for segmentor, sums in zip(segmentors, hits, strict=True):
-                own, _ = segmentor.segment(encoded.inputs, truth.shape, encoded.features)
+                own, _ = segmentor.segment(
+                    encoded.inputs, truth.shape, encoded.features, model.picture(encoded)
+                )
                 sums += _overlap(own.cpu(), truth, classes, ignored)
         found.pictures += 1
         progress(f"{encoded.source} ({found.pictures} of {len(images)})")
@@ -149,6 +152,15 @@ def audit(
     _summarise(found, base, tally, encoder)
     _compare(found, lists, changed, hits if masks is not None else None, tally.pixels)
     return found
+
+
+def _source(model: Segmenter, encoded: EncodedImage) -> Tensor | DenseFeatures:
+    """What word lists are asked of: features, or the picture where they depend on the words."""
+    recipe, regions = model.recipe, model.segmentor.settings.regions
+    if encoded.features is None and recipe.needs_regions and not recipe.needs_text:
+        found = regions and regions.map(model.picture(encoded))
+        return model.segmentor.extract_feat(encoded.inputs, found)
+    return encoded.inputs if encoded.features is None else encoded.features
 
 
 def class_names(vocabulary: Vocabulary) -> tuple[str, ...]:
