@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from conftest import bgr_image, normalised, random_clip
 from guides import guide_folder
 
-from itaclip import InputError, ITACLIPSegmentor
+from itaclip import InputError, ITACLIPSegmentor, graphs
 from itaclip import propagation as fast
 from itaclip.predict.words import make_vocabulary
 from itaclip.propagation import LPOSS, PEARL, LPOSSPlus, parse_propagation
@@ -34,7 +34,7 @@ def test_lposs_solves_the_dense_system(nodes, k):
 def test_lposs_does_not_depend_on_blocks(monkeypatch):
     y, f, places = random(47, 3), random(47, 6, seed=1), random(47, 2) * 50
     whole = fast.propagate_patches(y, f, places, LPOSS(neighbours=9))
-    monkeypatch.setattr(fast, "_BLOCK_ELEMENTS", dict(cpu=47 * 5, cuda=1))
+    monkeypatch.setattr(graphs, "_BLOCK_ELEMENTS", dict(cpu=47 * 5, cuda=1))
     monkeypatch.setattr(fast, "_VECTOR_ELEMENTS", 47)
     found = fast.propagate_patches(y, f, places, LPOSS(neighbours=9))
     torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
@@ -61,7 +61,7 @@ def test_lposs_plus_equals_as_many_steps_of_the_dense_system():
     cv2 = pytest.importorskip("cv2")
     picture = F.interpolate(torch.rand(1, 3, 3, 4), (7, 11), mode="bicubic")[0].clamp(0, 1)
     lab = torch.from_numpy(cv2.cvtColor(picture.permute(1, 2, 0).numpy(), cv2.COLOR_RGB2LAB))
-    ours = fast.rgb_to_lab(picture).permute(1, 2, 0)
+    ours = graphs.rgb_to_lab(picture).permute(1, 2, 0)
     assert (lab - ours).abs().max() < 0.6  # OpenCV's tables; the formula has none
     logits = random(7, 11, 3)
     expected = slow.lposs_plus(logits, ours, m=3)
@@ -74,14 +74,14 @@ def test_lab_of_known_colours():
     """White, black, and the primaries as tables have them (D65)."""
     colours = torch.tensor([[1.0, 1, 1], [0, 0, 0], [1, 0, 0], [0, 0, 1]]).T[:, :, None]
     expected = torch.tensor([[100.0, 0, 0], [0, 0, 0], [53.24, 80.09, 67.2], [32.3, 79.2, -107.9]])
-    found = fast.rgb_to_lab(colours)[:, :, 0].T
+    found = graphs.rgb_to_lab(colours)[:, :, 0].T
     torch.testing.assert_close(found, expected, atol=0.1, rtol=0)
 
 
 def test_strips_of_the_stencil_change_nothing(monkeypatch):
     picture, logits = torch.rand(3, 13, 19), random(13, 19, 4)
     whole = fast.propagate_pixels(logits, picture, LPOSSPlus(side=5))
-    monkeypatch.setattr(fast, "_BLOCK_ELEMENTS", dict(cpu=1, cuda=1))
+    monkeypatch.setattr(graphs, "_BLOCK_ELEMENTS", dict(cpu=1, cuda=1))
     monkeypatch.setattr(fast, "_VECTOR_ELEMENTS", 13 * 19)
     torch.testing.assert_close(
         fast.propagate_pixels(logits, picture, LPOSSPlus(side=5)), whole, atol=1e-5, rtol=1e-5
