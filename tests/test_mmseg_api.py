@@ -68,13 +68,16 @@ def test_show_result(model, picture, tmp_path):
     assert Image.open(out).size == (143, 121)
 
 
-def test_inferencer(options, picture, tmp_path):
+@pytest.mark.parametrize("named", [True, False])
+def test_inferencer(named, options, picture, tmp_path):
     config = Config.fromfile(CONFIG)
     config.merge_from_dict(options)
-    inferencer = MMSegInferencer(
-        model=config, classes=CLASSES, palette=PALETTE, device="cpu", scope="mmseg"
-    )
+    given = dict(classes=CLASSES, palette=PALETTE) if named else {}
+    inferencer = MMSegInferencer(model=config, device="cpu", scope="mmseg", **given)
     result = inferencer(picture, out_dir=str(tmp_path))
+    # What is drawn: without a checkpoint mmseg sets those of Cityscapes.
+    assert tuple(inferencer.visualizer.dataset_meta["classes"]) == tuple(CLASSES)
+    assert len(inferencer.visualizer.dataset_meta["palette"]) == len(CLASSES)
     assert result["predictions"].shape == (121, 143)
     assert (tmp_path / "vis" / "scene.png").is_file()
     assert np.asarray(Image.open(tmp_path / "pred" / "00000000_pred.png")).shape == (121, 143)

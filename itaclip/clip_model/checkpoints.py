@@ -15,7 +15,6 @@ Archives carry checksums of their parts, which PyTorch does not look at: they ar
 """
 
 import ast
-import io
 import json
 import math
 import mmap
@@ -38,7 +37,7 @@ from .pickles import Call, PickleError, read_pickle
 
 # Bounds far above every CLIP (bigG has 1,500 tensors and a table of 200 KB), far below an attack.
 _MAX_TENSORS = 20_000
-_MAX_TABLE = 4 << 20
+MAX_TABLE = 4 << 20
 _MAX_DIRECTORY = 8 << 20
 # What unpacks to more is a bomb: weights hardly compress.
 _MAX_RATIO, _SLACK = 8, 1 << 20
@@ -83,7 +82,7 @@ def read_tensors(table: Mapping[str, StoredTensor], source: str | Path) -> dict[
     try:
         return {key: stored.read() for key, stored in table.items()}
     except Exception as error:
-        raise InputError(_unreadable(source, _reason(error))) from error
+        raise InputError(_unreadable(source, reason_of_refusal(error))) from error
 
 
 def read_table(path: str | Path) -> Table:
@@ -112,7 +111,7 @@ def read_table(path: str | Path) -> Table:
     except InputError:
         raise
     except Exception as error:  # whatever a crafted file may raise
-        raise InputError(_unreadable(path, _reason(error))) from error
+        raise InputError(_unreadable(path, reason_of_refusal(error))) from error
 
 
 def _table_of(path: Path, size: int) -> Table:
@@ -129,7 +128,7 @@ def _table_of(path: Path, size: int) -> Table:
     raise _Refused("it is none of these")
 
 
-def _reason(error: Exception) -> str:
+def reason_of_refusal(error: Exception) -> str:
     if isinstance(error, PickleError):
         return f"it is damaged, or holds more than tensors: {error}; nothing in it was run"
     text = str(error).strip().splitlines()
@@ -195,7 +194,7 @@ def _read_safetensors(path: Path, size: int) -> Table:
     """The header (https://github.com/huggingface/safetensors): 8 bytes length, JSON, values."""
     with open(path, "rb") as file:
         length = struct.unpack("<Q", file.read(8))[0]
-        if length > _MAX_TABLE:
+        if length > MAX_TABLE:
             raise _Refused(f"its table of tensors has {length} bytes")
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
@@ -260,7 +259,7 @@ def _read_archive(path: Path) -> Table:
         order = archive.read(f"{root}/byteorder")
         if order != b"little" or struct.pack("=H", 1) != b"\1\0":
             raise _Refused("its numbers have the other byte order")
-    if archive.getinfo(pickled[0]).file_size > _MAX_TABLE:
+    if archive.getinfo(pickled[0]).file_size > MAX_TABLE:
         raise _Refused("its table of tensors is too long")
     storages: dict[str, _Storage] = {}
 
@@ -466,67 +465,3 @@ def _read_old_layout(path: Path) -> Table:
         if at != len(content) or len(places) != len(storages):
             raise _Refused("its end is missing")
     return _unwrapped(loaded)
-
-
-# ---- folders ------------------------------------------------------------------------------------
-
-
-def read_folder(folder: Path, stems: tuple[str, ...] = ("model", "pytorch_model")) -> Table:
-    """The tensors of a folder's weights, in one file or in shards.
-
-    Looked for, in this order: ``STEM.safetensors``, its shards' ``STEM.safetensors.index.json``,
-    ``STEM.bin``, its shards' ``STEM.bin.index.json``, ``STEM.pt``.
-
-    Raises:
-        InputError: no weights, a shard that is missing, or a damaged file.
-    """
-    for stem in stems:
-        for suffix in (".safetensors", ".bin", ".pt"):
-            single, index = folder / f"{stem}{suffix}", folder / f"{stem}{suffix}.index.json"
-            if single.exists():
-                return read_table(single)
-            if index.is_file():
-                return _read_shards(index)
-    wanted = ", ".join(f"{stem}.safetensors or {stem}.bin" for stem in stems)
-    raise InputError(f"{folder}: expected a folder with weights ({wanted}), but there are none.")
-
-
-def _read_shards(index: Path) -> Table:
-    content = read_json(index)
-    places = content.get("weight_map")
-    if not isinstance(places, dict) or not all(
-        isinstance(name, str) and Path(name).name == name for name in places.values()
-    ):
-        raise InputError(f"{index}: expected a 'weight_map' of tensors to files beside it.")
-    shards = {name: read_table(index.parent / name) for name in sorted({*places.values()})}
-    table = {}
-    for key, name in places.items():
-        if key not in shards[name]:
-            raise InputError(f"{index}: {key!r} should be in {name}, but it is not.")
-        table[key] = shards[name][key]
-    return table
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
-
-    Raises:
-        InputError: there is no such file, it is damaged, or it holds something else.
-    """
-    try:
-        if not path.is_file():
-            raise InputError(f"{path}: expected a file, but there is none.")
-        with open(path, "rb") as file:
-            raw = file.read(_MAX_TABLE + 1)
-        if len(raw) > _MAX_TABLE:
-            raise InputError(f"{path}: expected a short description, but it has over 4 MB.")
-        content = json.load(io.BytesIO(raw))
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path}: cannot be read as JSON ({_reason(error)}); fetch it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object, but it holds something else.")
-    return content

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .checkpoints import Table, read_folder, read_json
+from .checkpoints import Table
 from .facts import OPENAI_MEAN, OPENAI_STD, OPENAI_VOCABULARY, colours
+from .folders import read_folder, read_json
 from .tokenizers import has_other_vocabulary
 
 _HALF = (0.5, 0.5, 0.5)

@@ -1,7 +1,7 @@
 """Where models come from: names, the Hugging Face Hub, folders and files.
 
 Also for other backbones than CLIP: :func:`model_folder` turns ``hf:OWNER/NAME[@REVISION]`` or a
-folder into a local folder, and :func:`itaclip.clip_model.checkpoints.read_folder` reads its
+folder into a local folder, and :func:`itaclip.clip_model.folders.read_folder` reads its
 weights, in one file or in shards.
 """
 

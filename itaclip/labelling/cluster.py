@@ -290,7 +290,7 @@ def cluster_rows(
                     job,
                     image="image",
                     key="key",
-                    actors=actors,
+                    actors=None if failures else actors,  # fewer may fit by now
                     gpus=gpus,
                     threads=threads,
                     batch_size=batch_size,
