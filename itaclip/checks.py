@@ -5,7 +5,7 @@ NumPy's scalars count as numbers, and come back as Python's; True and False do n
 
 import math
 import numbers
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -14,13 +14,13 @@ from .errors import InputError
 _BOOLS = (bool, np.bool_)
 
 
-def is_integer(value: object, low: float = -math.inf, high: float = math.inf) -> bool:
+def is_integer(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
     """Whether a value is a whole number, and from ``low`` to ``high``."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, _BOOLS)
     return whole and low <= value <= high
 
 
-def is_number(value: object, low: float = -math.inf, high: float = math.inf) -> bool:
+def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
     """Whether a value is a finite real number, and from ``low`` to ``high``."""
     real = isinstance(value, numbers.Real) and not isinstance(value, _BOOLS)
     return real and math.isfinite(value) and low <= value <= high
@@ -37,8 +37,22 @@ def flag(value: object, key: str) -> bool:
     return bool(value)
 
 
+@overload
 def integer(
-    value: object,
+    value: Any, key: str, low: int = 0, high: int | None = None, *, what: str = "an integer"
+) -> int: ...
+@overload
+def integer(
+    value: Any,
+    key: str,
+    low: int = 0,
+    high: int | None = None,
+    *,
+    optional: bool,
+    what: str = "an integer",
+) -> int | None: ...
+def integer(
+    value: Any,
     key: str,
     low: int = 0,
     high: int | None = None,

@@ -40,8 +40,8 @@ class CLIPDataPreprocessor(nn.Module):
             ("mean", facts.mean, OPENAI_MEAN, MEAN),
             ("std", facts.std, OPENAI_STD, STD),
         ):
-            value = rounded if value == openai else [255 * v for v in value]
-            constant = torch.tensor(value, dtype=torch.float32).view(-1, 1, 1)
+            scaled = rounded if value == openai else [255 * v for v in value]
+            constant = torch.tensor(scaled, dtype=torch.float32).view(-1, 1, 1)
             getattr(self, name).copy_(constant)
 
     @undisturbed()

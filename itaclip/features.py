@@ -162,6 +162,7 @@ class Passes:
     def guide_features(self) -> Tensor:
         """The values of the guide's last block, (R·K, gh, gw, G), for propagation over patches."""
         guide, dtype = self.encoder.guide, self.encoder.dtype
+        assert guide is not None  # as check_together saw to
 
         def values(windows: Tensor, _: Tensor | None) -> Tensor:
             with stage("encoder"):
@@ -265,6 +266,7 @@ class Passes:
         own = self._stitcher(tower.grid, self.encoder.grid(self._laid.image_size))
         if tower.guide is None:
             return tower.moved(own)
+        assert self.encoder.guide is not None
         target = self.encoder.guide.grid(self._laid.image_size)
         stitched = tower.moved(own, self._stitcher(tower.guide.grid, target))
         stitched.regions = None if self._regions is None else self._regions[None]
@@ -278,6 +280,7 @@ class Passes:
         prefix = tokens.shape[1] - grid[0] * grid[1]
         patches = view.undo(tokens[:, prefix:].unflatten(1, grid))
         source = encoder.guide if recipe.needs_guide else encoder
+        assert source is not None
         patches = self._stitcher(grid, source.grid(self._laid.image_size))(patches)
         grid = tuple(patches.shape[1:3])
         merged, grid = recipe.on_picture(

@@ -73,12 +73,12 @@ class ImageEncoder(nn.Module):
         """Refuses a recipe that does not go with the weights."""
         recipe.check_width(self.width)
         recipe.check_cls(self.prefix > 0)
-        if recipe.needs_guide and self.guide is None:
-            raise InputError(
-                f"guide: the recipe {recipe.name!r} needs a second backbone; name one, such as "
-                f"guide='dino-vitb8' (one of {', '.join(GUIDES)}, 'hf:OWNER/NAME' or a folder)."
-            )
         if recipe.needs_guide:
+            if self.guide is None:
+                raise InputError(
+                    f"guide: the recipe {recipe.name!r} needs a second backbone; name one, such as "
+                    f"guide='dino-vitb8' (one of {', '.join(GUIDES)}, 'hf:OWNER/NAME' or a folder)."
+                )
             recipe.check_guide(self.guide, self.visual.transformer.resblocks[-1].attn.num_heads)
         if recipe.needs_sam and self.sam is None:
             raise InputError(
@@ -148,7 +148,10 @@ class ImageEncoder(nn.Module):
         kept = 3 * len(reads.projections) + len(reads.outputs)
         # Tokens, their copies, q, k, v, attention and the MLP's hidden layer, in fp32.
         own = 4 * (1 + h * w) * self.width * (16 + kept) + 12 * size[0] * size[1]
-        return own + (self.guide.bytes_per_pass(size) if self.recipe.needs_guide else 0)
+        if not self.recipe.needs_guide:
+            return own
+        assert self.guide is not None
+        return own + self.guide.bytes_per_pass(size)
 
     def passes_per_window(self, size: tuple[int, int]) -> int:
         """The work of one window of ``size`` (H, W) pixels, in passes of CLIP's usual 14×14 grid.
@@ -157,6 +160,7 @@ class ImageEncoder(nn.Module):
         """
         if not self.recipe.needs_guide:
             return 1
+        assert self.guide is not None
         h, w = self.grid(size)
         return max(1, round((h * w + self.guide.tokens_per_pass(size)) / 196))
 
@@ -253,6 +257,7 @@ class ImageEncoder(nn.Module):
         reads = self.recipe.reads(self.depth) if reads is None else reads
         tower = self._clip_tower(images, reads, self.recipe.after_block)
         if self.recipe.needs_guide:
+            assert self.guide is not None
             tower.guide = self.guide(images, self.recipe.guide_reads, self.dtype)
             tower.regions = regions
         return tower

@@ -61,6 +61,7 @@ class ITACLIPSegmentor(Segmentor, BaseSegmentor):
             picture = self.picture_of(sample, image, output_size)
             found = self.segment(image, output_size, picture=picture)
             labels, scores = undo_flip(found, sample.metainfo)
+            assert labels is not None
             data = {"pred_sem_seg": PixelData(data=labels.unsqueeze(0))}
             if scores is not None:
                 data["seg_logits"] = PixelData(data=scores.permute(2, 0, 1))

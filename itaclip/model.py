@@ -137,12 +137,12 @@ class Model(nn.Module):
         given = parse_guide(guide)
         if given is None:
             return None, None
-        clip = [(v.flatten() / 255).tolist() for v in self._normalisation()]
+        mean, std = ((v.flatten() / 255).tolist() for v in self._normalisation())
         sam, model = given.pop("sam", None), given.pop("model")
-        made = load_guide(model, *clip, **given)
+        made = load_guide(model, mean, std, **given)
         if sam is None:
             return made, made if made.is_sam else None
-        return made, load_guide(sam, *clip, key="guide.sam")
+        return made, load_guide(sam, mean, std, key="guide.sam")
 
     def _normalisation(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the image's RGB on the scale 0-255, (3, 1, 1)."""

@@ -10,7 +10,8 @@ Q queries (last). Height comes before width.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -107,7 +108,11 @@ class PEARL:
 
 
 Propagation = LPOSS | PEARL
-METHODS = {"lposs": LPOSS, "lposs_plus": LPOSSPlus, "pearl": PEARL}
+METHODS: dict[str, type[LPOSS] | type[PEARL]] = {
+    "lposs": LPOSS,
+    "lposs_plus": LPOSSPlus,
+    "pearl": PEARL,
+}
 _COUNTS = {"neighbours": 1, "steps": 1, "side": 1}
 _SHARES = {"alpha", "floor"}
 _ABOVE_ZERO = {"colour", "temperature"}
@@ -127,9 +132,9 @@ def parse_propagation(propagation: str | Mapping | Propagation | None) -> Propag
             f"propagation: expected None, {', '.join(map(repr, METHODS))}, or dict(method=…, …), "
             f"but got {propagation!r}."
         )
-    values = {key: value for key, value in given.items() if key != "method"}
-    default = METHODS[given["method"]]()
-    known = [f.name for f in fields(default)]
+    values: dict[str, Any] = {key: value for key, value in given.items() if key != "method"}
+    kind = METHODS[given["method"]]
+    known = [f.name for f in fields(kind)]
     for key, value in values.items():
         name = f"propagation.{key}"
         if key not in known:
@@ -144,7 +149,7 @@ def parse_propagation(propagation: str | Mapping | Propagation | None) -> Propag
             values[key] = number(value, name, high=1)
         else:
             values[key] = number(value, name, above=key in _ABOVE_ZERO)
-    made = replace(default, **values)
+    made = kind(**values)
     if isinstance(made, LPOSS) and made.alpha == 1:
         raise InputError("propagation.alpha: expected a number below 1, but got 1.")
     return made
@@ -190,6 +195,7 @@ def spread_over_pixels(
     """
     if isinstance(settings, PEARL):
         return propagate_pearl(logits, picture, text, settings)
+    assert isinstance(settings, LPOSSPlus)
     return propagate_pixels(logits, picture, settings)
 
 

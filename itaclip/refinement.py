@@ -191,7 +191,8 @@ def pamr_strips(
     Yields:
         (rows, W, Q), from top to bottom.
     """
-    bands, rings = _Bands(guide, dilations, queries), []
+    bands = _Bands(guide, dilations, queries)
+    rings: list[Tensor] = []
     for step in range(len(bands) + num_iter):
         if step < len(bands):
             made = strip(*bands[step])

@@ -17,7 +17,7 @@ Shapes: H, W pixels; C classes (last); R regions.
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 import torch
@@ -117,6 +117,8 @@ def pool(scores: Tensor, regions: Tensor) -> Tensor:
 
 class Source(Protocol):
     """Where region maps come from: a frozen dataclass whose fields are its keys in a config."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def __call__(self, picture: Picture) -> np.ndarray:
         """The region map of a picture, (H, W) integers from 0."""
@@ -294,7 +296,8 @@ class Regions:
         if self.rule == "vote":
             return vote(labels, self.map(picture, tuple(labels.shape)))
         if self.rule == "sam_refine":
-            return sam_refine(scores, labels, picture.seen_pixels(), self.source)
+            sam = cast(SamSource, self.source)  # as parse_regions saw to
+            return sam_refine(scores, labels, picture.seen_pixels(), sam)
         return labels
 
     def map(self, picture: Picture, output_size: tuple[int, int] | None = None) -> Tensor:

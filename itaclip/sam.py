@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -65,7 +65,7 @@ class SamSource:
     nms: float = 0.7
     min_area: int = 0
     order: str = "large_last"
-    cache: str | bool | None = None
+    cache: str | Path | Literal[False] | None = None
     thd: float = 0.2
     refine_iou: float = 0.8
     refine_area: int = 225
@@ -198,7 +198,8 @@ class Sam:
         if self.second:
             return self.side, self.side
         scale = self.side / max(size)
-        return tuple(max(1, int(length * scale + 0.5)) for length in size)
+        height, width = (max(1, int(length * scale + 0.5)) for length in size)
+        return height, width
 
     @torch.no_grad()
     def embed(self, pixels: np.ndarray) -> Any:

@@ -36,7 +36,7 @@ from .postprocess import (
     labels_of_strips,
     small_classes,
 )
-from .propagation import spread_over_patches, spread_over_pixels
+from .propagation import LPOSS, spread_over_patches, spread_over_pixels
 from .pruning import (
     MaxScore,
     Oracle,
@@ -93,8 +93,7 @@ class Segmentor(Model):
             propagation over pixels it is one window, whose patches are the pixels.
         """
         self._check_words(image)
-        kept = isinstance(image, DenseFeatures)
-        source = image if kept else self._passes(image)
+        source = image if isinstance(image, DenseFeatures) else self._passes(image)
         recipe, windows, maps = self.image_encoder.recipe, source.windows, []
         text = self._queries()
         for row in source.rows():
@@ -107,12 +106,13 @@ class Segmentor(Model):
         if wanted is None:
             return windows, maps
         if wanted.patches:
-            guide = source.guide if kept else source.guide_features()
+            guide = source.guide if isinstance(source, DenseFeatures) else source.guide_features()
             if guide is None:
                 raise InputError(
                     "features: these were made without propagation, which reads the guide's as "
                     "well; extract them again."
                 )
+            assert isinstance(wanted, LPOSS)
             maps = spread_over_patches(windows, maps, guide, wanted)
         if wanted.pixels:
             logits = self._assembler(windows, maps, windows.image_size)(maps)
@@ -138,8 +138,11 @@ class Segmentor(Model):
         # All windows first: the encoder's memory is free again before the output takes its own.
         windows, maps = self.similarity_maps(image)
         if output_size is None:
-            kept = isinstance(image, DenseFeatures)
-            output_size = windows.image_size if kept else tuple(image.shape[-2:])
+            if isinstance(image, DenseFeatures):
+                output_size = windows.image_size
+            else:
+                height, width = image.shape[-2:]
+                output_size = (height, width)
         elements = output_size[0] * output_size[1] * len(self.text_features)
         trim_memory(elements)
         logits = self._assembler(windows, maps, output_size)(maps)
@@ -214,6 +217,7 @@ class Segmentor(Model):
                 )
             return rule.kept(picture.truth, self.vocabulary.num_classes)
         if isinstance(rule, Presence):
+            assert logits is not None  # such a rule needs all scores at once
             with stage("encoder"):
                 own = self.image_encoder.global_feature(image) @ self.text_features.T  # Q
             own, best = by_class(own, owners), by_class(logits.flatten(0, 1).amax(0), owners)
@@ -243,13 +247,14 @@ class Segmentor(Model):
     def picture(self, image: Tensor, size: Sequence[int]) -> Picture:
         """What an image (3, H', W') itself says about the picture of ``size`` (H, W)."""
         preprocessor = self.data_preprocessor
+        height, width = size
 
         def pixels() -> np.ndarray:
             shown = (image * preprocessor.std + preprocessor.mean)[None]
-            shown = F.interpolate(shown, size=tuple(size), mode="bilinear")[0].round()
+            shown = F.interpolate(shown, size=(height, width), mode="bilinear")[0].round()
             return shown.clamp(0, 255).permute(1, 2, 0).byte().cpu().numpy()
 
-        return Picture(tuple(size), None, pixels, image.device)
+        return Picture((height, width), None, pixels, image.device)
 
     @undisturbed()
     def labels(

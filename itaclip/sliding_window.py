@@ -52,7 +52,8 @@ class WindowGrid:
 
     def padded_to(self, multiple: int) -> "WindowGrid":
         """The same windows, padded to multiples of so many pixels."""
-        frame = tuple(-(-side // multiple) * multiple for side in self.window)
+        height, width = (-(-side // multiple) * multiple for side in self.window)
+        frame = (height, width)
         return self if frame == self.window else replace(self, frame=frame)
 
     @property
@@ -95,12 +96,14 @@ def sliding_windows(
         count = -(-(side - length) // step) + 1
         starts.append(tuple(min(i * step, side - length) for i in range(count)))
         window.append(length)
-    return WindowGrid(tuple(image_size), tuple(window), *starts)
+    (height, width), (rows, columns), (tops, lefts) = image_size, window, starts
+    return WindowGrid((height, width), (rows, columns), tops, lefts)
 
 
 def whole_image(image_size: tuple[int, int]) -> WindowGrid:
     """The one window that is the image itself."""
-    return WindowGrid(tuple(image_size), tuple(image_size), (0,), (0,))
+    height, width = image_size
+    return WindowGrid((height, width), (height, width), (0,), (0,))
 
 
 # How the windows meet in the output. A further way is a name here and a branch where the segmentor
@@ -129,8 +132,9 @@ class Windows:
 
     def over(self, image_size: tuple[int, int]) -> WindowGrid:
         """The windows of an image of (H, W) pixels."""
-        if self.whole:
+        if self.crop_size is None:
             return whole_image(image_size)
+        assert self.stride is not None
         return sliding_windows(image_size, self.crop_size, self.stride)
 
 
@@ -230,7 +234,8 @@ class WindowAssembler:
             target: (h', w') patches of the image.
         """
         made = cls.__new__(cls)
-        made.output_size = tuple(target)
+        height, width = target
+        made.output_size = (height, width)
         axes = zip(
             (grid.tops, grid.lefts),
             grid.window,

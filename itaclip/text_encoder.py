@@ -100,8 +100,8 @@ class TextEncoder(nn.Module):
             for length, entries in sorted(by_length.items()):
                 step = max(1, _BATCH_TOKENS // length)
                 for start in range(0, len(entries), step):
-                    indices, tokens = zip(*entries[start : start + step], strict=True)
-                    encoded = self._encode_tokens(torch.tensor(tokens, device=device))
+                    indices, rows = zip(*entries[start : start + step], strict=True)
+                    encoded = self._encode_tokens(torch.tensor(rows, device=device))
                     features[list(indices)] = encoded
                     bar.update(len(indices))
         return features
@@ -206,7 +206,7 @@ class TextEncoder(nn.Module):
         features = self.encode(prompts)
         features = F.normalize(features, dim=-1).view(len(texts), len(templates), -1)
         features = F.normalize(features.mean(dim=1), dim=-1)
-        if text_cache is not None:
+        if text_cache is not None and key is not None:
             text_cache.store(key, features)
         return features
 
@@ -237,7 +237,7 @@ class TextEncoder(nn.Module):
         self._check_lengths(vocabulary, templates)
         auxiliary = [vocabulary.auxiliary_texts[c] for c in vocabulary.query_classes]
         blended = [i for i, text in enumerate(auxiliary) if text is not None]
-        texts = [*vocabulary.queries, *(auxiliary[i] for i in blended)]
+        texts = [*vocabulary.queries, *(text for text in auxiliary if text is not None)]
         features = self.template_features(texts, templates, text_cache)
         queries, aux = features.split([len(vocabulary.queries), len(blended)])
         if blended:

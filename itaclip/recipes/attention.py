@@ -47,6 +47,7 @@ def attend(
     if term == "identity":
         return values
     if term == "window":
+        assert bias is not None
         return bias.float().softmax(-1).to(values.dtype) @ values
     left, right = (getattr(projections, letter) for letter in term)
     return F.scaled_dot_product_attention(left, right, values, attn_mask=bias)

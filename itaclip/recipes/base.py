@@ -37,26 +37,50 @@ class Recipe:
     exact: str = field(default="", compare=False)
     left_out: str = field(default="", compare=False)
 
-    # True for methods whose features depend on the words: they get a second pass.
-    needs_text = False
-    # True for methods that read the features of a second image backbone, and of SAM's.
-    needs_guide = False
-    needs_sam = False
+    # True for methods that read the features of a second image backbone.
+    needs_guide: ClassVar[bool] = False
     # True for methods whose attention follows a map of regions.
-    needs_regions = False
-    # What is read of the guide.
-    guide_reads: ClassVar[GuideReads] = GuideReads()
-    # True for methods whose last step sees all windows of a picture at once: they are its batch.
-    joint = False
+    needs_regions: ClassVar[bool] = False
     # How windows meet where they are stitched: before the last block ('values'), or after it,
     # before the final layer norm ('tokens'); None: they cannot.
-    meets = "values"
-    # True for methods of which a step follows where windows have met: they must be stitched.
-    needs_stitch = False
-    # Windows are padded with zeros to multiples of so many pixels.
-    window_multiple = 1
-    # Whose [CLS] :meth:`similarities` reads: 'picture', 'window', or None.
-    reads_cls = None
+    meets: ClassVar[str | None] = "values"
+
+    # What may depend on a recipe's values; where it does not, a constant of the class does.
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether features depend on the words: such methods get a second pass."""
+        return False
+
+    @property
+    def needs_sam(self) -> bool:
+        """Whether SAM's encoder is read beside the guide."""
+        return False
+
+    @property
+    def guide_reads(self) -> GuideReads:
+        """What is read of the guide."""
+        return GuideReads()
+
+    @property
+    def joint(self) -> bool:
+        """Whether the last step sees all windows of a picture at once: they are its batch."""
+        return False
+
+    @property
+    def needs_stitch(self) -> bool:
+        """Whether a step follows where windows have met: they must be stitched."""
+        return False
+
+    @property
+    def window_multiple(self) -> int:
+        """Windows are padded with zeros to multiples of so many pixels."""
+        return 1
+
+    @property
+    def reads_cls(self) -> str | None:
+        """Whose [CLS] :meth:`similarities` reads: ``'picture'``, ``'window'``, or None."""
+        return None
 
     def reads(self, depth: int) -> Reads:
         """What is kept of the blocks before the last, in a tower of ``depth`` blocks."""

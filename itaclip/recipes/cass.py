@@ -4,6 +4,7 @@ Shapes: B windows, M heads, P = h·w patches of CLIP, d head width, Q queries, E
 """
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from ..errors import InputError
 from ..guide import Guide, GuideReads
 from .attention import gaussian_neighbourhood
 from .base import key
-from .guided import Guided, project_out, resize_grid
+from .guided import Guided, guide_of, project_out, resize_grid
 from .registry import register
 from .tower import Tower
 
@@ -82,9 +83,11 @@ class CASS(Guided):
     def _maps(self, tower: Tower) -> Tensor:
         """A, (B, M, P, P)."""
         keys = tower.last.k[:, :, 1:].float()
-        guide = tower.guide.k.float()  # B, M, Pg, d
+        seen = guide_of(tower)
+        assert seen.k is not None
+        guide = seen.k.float()  # B, M, Pg, d
         heads = guide.shape[1]
-        moved = resize_grid(guide.transpose(1, 2).flatten(2), tower.guide.grid, tower.grid)
+        moved = resize_grid(guide.transpose(1, 2).flatten(2), seen.grid, tower.grid)
         guide = moved.unflatten(2, (heads, -1)).transpose(1, 2)
         omega = gaussian_neighbourhood(tower.grid, self.gaussian_std, keys.device)[1:, 1:]
         maps = [self._map(own, other) for own, other in zip(keys, guide, strict=True)]
@@ -211,7 +214,7 @@ def move_words(
     return moved
 
 
-def _scipy(name: str):
+def _scipy(name: str) -> ModuleType:
     try:
         import importlib
 

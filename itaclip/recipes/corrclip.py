@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..guide import GuideReads
 from .base import key
-from .guided import Guided, project_out, resize_grid, values_on_grid
+from .guided import Guided, guide_of, project_out, resize_grid, values_on_grid
 from .registry import register
 from .tower import Projections, Reads, Tower, add_attention, add_feed_forward, block_projections
 
@@ -52,7 +52,7 @@ class CorrCLIP(Guided):
     """
 
     sharpness: float = key(4.0, "positive")
-    spatial_layers: tuple[int, ...] | str = key((6, 7, 8, 9, 10), "blocks")
+    spatial_layers: tuple[int, ...] = key((6, 7, 8, 9, 10), "blocks")
     spatial_weight: float = key(1.0, "not negative")
     semantic_weight: float = key(0.5, "not negative")
     merge_distance: float = key(0.2, "not negative")
@@ -73,7 +73,7 @@ class CorrCLIP(Guided):
 
     def regions_of(self, tower: Tower, features: Tensor) -> Tensor:
         """Merged regions of the windows on the guide's grid, (B, P)."""
-        regions = nearest(tower.regions, tower.guide.grid).flatten(1)
+        regions = nearest(tower.regions, guide_of(tower).grid).flatten(1)
         if not self.merge_distance:
             return regions
         pairs = zip(regions, features, strict=True)
@@ -106,7 +106,8 @@ class CorrCLIP(Guided):
 
     def _attention(self, tower: Tower) -> tuple[Tensor, Tensor]:
         """A (B, P, P) and merged regions (B, P)."""
-        guide = tower.guide
+        guide = guide_of(tower)
+        assert guide.q is not None and guide.k is not None
         features = F.normalize((guide.q + guide.k).transpose(1, 2).flatten(2), dim=-1)
         regions = self.regions_of(tower, features)
         maps = []
@@ -124,7 +125,7 @@ class CorrCLIP(Guided):
 
     def normed(self, tower: Tower, norm: Callable[[Tensor], Tensor]) -> Tensor:
         attention, regions = self._attention(tower)
-        grid = tower.guide.grid
+        grid = guide_of(tower).grid
 
         def branch(values: Tensor) -> Tensor:
             return norm(project_out(tower, attention.to(values.dtype) @ values))
@@ -147,7 +148,7 @@ class CorrCLIP(Guided):
         tokens = []
         for window, numbers in enumerate(regions):
             ids, place = numbers.unique(return_inverse=True)
-            on_clip = nearest(numbers.view(1, *tower.guide.grid), tower.grid).flatten()
+            on_clip = nearest(numbers.view(1, *guide_of(tower).grid), tower.grid).flatten()
             seen = F.pad(ids[:, None] == on_clip, (1, 0), value=True)  # R, N
             own = tower.outputs[0][window, :1].expand(len(ids), -1)[None]  # 1, R, D
             for number, block in enumerate(tower.blocks, start=1):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import key
-from .guided import Guided, row_blocks, unit_tokens
+from .guided import Guided, guide_of, row_blocks, unit_tokens
 from .registry import register
 from .tower import Tower
 
@@ -51,7 +51,7 @@ class GLACLIP(Guided):
         return self.pad
 
     def spread(self, tower: Tower, values: Tensor) -> Tensor:
-        x = unit_tokens(tower.guide).flatten(0, 1)  # L·P, G
+        x = unit_tokens(guide_of(tower)).flatten(0, 1)  # L·P, G
         flat = values.flatten(0, 1)
         shift = 1 + self.window_factor * math.log(1 + len(values))
         out = torch.empty_like(flat)

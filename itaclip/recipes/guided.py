@@ -33,20 +33,27 @@ class Guided(Recipe):
         raise NotImplementedError
 
     def output_grid(self, tower: Tower) -> tuple[int, int]:
-        return tower.guide.grid
+        return guide_of(tower).grid
 
     def mix(self, tower: Tower, values: Tensor) -> Tensor:
         """As everywhere, on CLIP's own grid: for drawing attention."""
         patches = values[:, :, 1:].transpose(1, 2)  # B, N - 1, M, c
         heads = patches.shape[2:]
-        on_guide = resize_grid(patches.flatten(2), tower.grid, tower.guide.grid)
-        mixed = resize_grid(self.spread(tower, on_guide), tower.guide.grid, tower.grid)
+        grid = guide_of(tower).grid
+        on_guide = resize_grid(patches.flatten(2), tower.grid, grid)
+        mixed = resize_grid(self.spread(tower, on_guide), grid, tower.grid)
         mixed = mixed.unflatten(2, heads).transpose(1, 2).to(values.dtype)
         return F.pad(mixed, (0, 0, 1, 0))  # [CLS] takes no part
 
     def tokens(self, tower: Tower) -> Tensor:
-        values = values_on_grid(tower, tower.guide.grid)
+        values = values_on_grid(tower, guide_of(tower).grid)
         return tower.with_cls(project_out(tower, self.spread(tower, values)))
+
+
+def guide_of(tower: Tower) -> GuideFeatures:
+    """What the guide sees: a method with ``needs_guide`` never runs without."""
+    assert tower.guide is not None
+    return tower.guide
 
 
 def values_on_grid(tower: Tower, grid: tuple[int, int]) -> Tensor:
@@ -79,6 +86,7 @@ def row_blocks(rows: int, columns: int, device: torch.device) -> Iterator[slice]
 
 def unit_tokens(guide: GuideFeatures) -> Tensor:
     """The guide's patch tokens of length 1, (B, P, G) fp32."""
+    assert guide.tokens is not None
     return F.normalize(guide.tokens.float(), dim=-1)
 
 

@@ -5,6 +5,7 @@ ideas are options here so that they combine with every other method of the table
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,13 +61,13 @@ class LastBlock(Recipe):
     terms: tuple[str, ...] = key(("qk",), "terms", *TERMS)
     residual: bool = key(True, "flag")
     feed_forward: bool = key(True, "flag")
-    middle_layers: tuple[int, ...] | str = key((), "blocks")
+    middle_layers: tuple[int, ...] = key((), "blocks")
     middle_weight: float = key(0.5, "share")
     gaussian_std: float | None = key(None, "positive or None")
-    coherence_layers: tuple[int, ...] | str = key((), "blocks")
+    coherence_layers: tuple[int, ...] = key((), "blocks")
     coherence_weight: float = key(0.5, "share")
     coherence_sharpness: float = key(5.0, "positive")
-    value_layers: tuple[int, ...] | str = key((), "blocks")
+    value_layers: tuple[int, ...] = key((), "blocks")
     value_weight: float = key(0.3, "share")
 
     needs_cls = False
@@ -134,16 +135,17 @@ class LastBlock(Recipe):
     def effective(self) -> "LastBlock":
         names = ("middle", "coherence", "value")
         idle = [name for name in names if getattr(self, f"{name}_weight") == 0]
-        return replace(self, **{f"{name}_layers": () for name in idle})
+        changes: dict[str, Any] = {f"{name}_layers": () for name in idle}
+        return replace(self, **changes)
 
 
 _NACLIP = "Hajimiri et al., NACLIP, WACV 2025"
 _ITACLIP = "Aydın et al., ITACLIP, CVPRW 2025, eq. 3-7"
-_REDUCED = dict(residual=False, feed_forward=False)
-_SIGMA = dict(gaussian_std=5.0)
-_TABLE_6 = dict(exact="eq. 11-15, Table 6")
+_REDUCED: dict[str, Any] = dict(residual=False, feed_forward=False)
+_SIGMA: dict[str, Any] = dict(gaussian_std=5.0)
+_TABLE_6: dict[str, Any] = dict(exact="eq. 11-15, Table 6")
 
-for _name, _values in {
+_PUBLISHED: dict[str, dict[str, Any]] = {
     "clip": dict(source="Radford et al., CLIP, ICML 2021", exact="equals openai-clip's own tokens"),
     "maskclip": dict(
         terms=("identity",),
@@ -211,5 +213,7 @@ for _name, _values in {
         source="our reading of Liu et al., CLIPSeg, AAAI 2025, from its abstract",
         left_out="all constants: nothing but the abstract is known",
     ),
-}.items():
+}
+
+for _name, _values in _PUBLISHED.items():
     register(_name, **_values)(LastBlock)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .base import key
-from .guided import Guided, mean_similarity, proxy_attention, unit_tokens
+from .guided import Guided, guide_of, mean_similarity, proxy_attention, unit_tokens
 from .registry import register
 from .tower import Tower
 
@@ -43,7 +43,7 @@ class ProxyCLIP(Guided):
         return self.pad
 
     def spread(self, tower: Tower, values: Tensor) -> Tensor:
-        unit = unit_tokens(tower.guide)
+        unit = unit_tokens(guide_of(tower))
         mean = mean_similarity(unit)
         if self.mean == "picture":
             mean = mean.mean().expand(len(mean))

@@ -55,7 +55,9 @@ def register(
     """
 
     def add(kind: type[Recipe]) -> type[Recipe]:
-        about = dict(name=name, source=source, exact=exact, left_out=left_out, depth=depth)
+        about: dict[str, Any] = dict(
+            name=name, source=source, exact=exact, left_out=left_out, depth=depth
+        )
         RECIPES[name] = kind(**about, **values)
         return kind
 

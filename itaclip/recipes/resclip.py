@@ -6,6 +6,7 @@ in a second pass attends more to patches of the same label.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from .tower import Reads, Tower
 
 # The labelling of the first pass, and the blur along a row of the map, as published.
 _LABEL_SCALE = 40
-_LABEL_PAMR = dict(num_iter=10, dilations=(8, 16))
+_LABEL_PAMR: dict[str, Any] = dict(num_iter=10, dilations=(8, 16))
 _BLUR_STD, _BLUR_RADIUS = 5.0, 15
 
 
@@ -50,7 +51,7 @@ class ResCLIP(Recipe):
     residual: bool = key(False, "flag")
     feed_forward: bool = key(False, "flag")
     gaussian_std: float | None = key(5.0, "positive or None")
-    rcs_layers: tuple[int, ...] | str = key((6, 7, 8, 9), "blocks")
+    rcs_layers: tuple[int, ...] = key((6, 7, 8, 9), "blocks")
     rcs_weight: float = key(0.3, "share")
     rcs_scale: float = key(2.0, "positive")
     sfr_weight: float | None = key(0.7, "share or None")
@@ -74,6 +75,7 @@ class ResCLIP(Recipe):
                 tower.grid, self.gaussian_std, values.device, tower.prefix
             )
         if feedback is not None:
+            assert self.sfr_weight is not None  # else there is no second pass
             scale = self.sfr_scale * (1 - self.sfr_weight)
             feedback = self.sfr_scale * self.sfr_weight * feedback.unsqueeze(1)  # B, 1, N, N
             bias = feedback if bias is None else feedback + bias

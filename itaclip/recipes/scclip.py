@@ -48,11 +48,11 @@ class SCCLIP(Recipe):
 
     neighbours: int = key(30, "count")
     outlier_quantile: float = key(0.95, "share")
-    similarity_layer: int | str = key(9, "block")
-    early_layer: int | str = key(4, "block")
+    similarity_layer: int = key(9, "block")
+    early_layer: int = key(4, "block")
     similarity_threshold: float = key(0.4, "number")
     sharpness: float = key(3.0, "positive")
-    second_pass_layers: tuple[int, ...] | str = key((4, 5, 6, 7, 8, 9, 10), "blocks")
+    second_pass_layers: tuple[int, ...] = key((4, 5, 6, 7, 8, 9, 10), "blocks")
     cls_weight: float = key(0.3, "not negative")
 
     needs_cls = True  # κ · [CLS] is added to every patch
@@ -96,6 +96,6 @@ class SCCLIP(Recipe):
         patches = aggregate(patches, similarity, self.similarity_threshold)
         out = one_pass(patches, tower.tokens[:, :1])
         if self.second_pass_layers:
-            total = sum(tower.outputs[i] for i in self.second_pass_layers)
+            total: Tensor = sum(tower.outputs[i] for i in self.second_pass_layers)
             out = out + one_pass(total[:, 1:], total[:, :1])
         return tower.with_cls(out)

@@ -9,6 +9,7 @@ M heads, d head width.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +61,7 @@ class Tower:
 
     def one_by_one(self) -> list["Tower"]:
         """The windows of the batch, each a tower of its own (views, not copies)."""
-        return [self._with(lambda t, i=i: t[i : i + 1]) for i in range(len(self.tokens))]
+        return [self._with(itemgetter(slice(i, i + 1))) for i in range(len(self.tokens))]
 
     @staticmethod
     def of_all(towers: Sequence["Tower"]) -> "Tower":
@@ -73,6 +74,7 @@ class Tower:
             parts = zip(*(t.projections[block] for t in towers), strict=True)
             return Projections(*map(torch.cat, parts))
 
+        guides = [t.guide for t in towers if t.guide is not None]
         return Tower(
             first.blocks,
             first.grid,
@@ -80,7 +82,7 @@ class Tower:
             torch.cat([t.tokens for t in towers]),
             {i: projections(i) for i in first.projections},
             {i: torch.cat([t.outputs[i] for t in towers]) for i in first.outputs},
-            None if first.guide is None else GuideFeatures.cat([t.guide for t in towers]),
+            None if first.guide is None else GuideFeatures.cat(guides),
             None if first.regions is None else torch.cat([t.regions for t in towers]),
         )
 
@@ -108,11 +110,13 @@ class Tower:
             A tower without regions. Where the number of windows changes, [CLS] is their mean.
         """
         grid, prefix = self.grid, self.prefix
+        found = grid
 
         def tokens(t: Tensor) -> Tensor:
             patches = move(t[:, prefix:].unflatten(1, grid))
             nonlocal found
-            found = tuple(patches.shape[1:3])
+            height, width = patches.shape[1:3]
+            found = (height, width)
             cls = t[:, :prefix]
             cls = cls if len(patches) == len(t) else cls.mean(0, keepdim=True)
             return torch.cat([cls, patches.flatten(1, 2).to(t.dtype)], dim=1)
@@ -121,7 +125,6 @@ class Tower:
             joined = tokens(t.transpose(1, 2).flatten(2))
             return joined.unflatten(2, (t.shape[1], -1)).transpose(1, 2)
 
-        found = grid
         own = tokens(self.tokens)
         projections = {i: Projections(*map(heads, p)) for i, p in self.projections.items()}
         outputs = {i: tokens(t) for i, t in self.outputs.items()}

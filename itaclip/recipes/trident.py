@@ -7,6 +7,7 @@ Shapes: S side of SAM's grid, with padding; hs, ws its valid part; M heads, d he
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,15 @@ from torch import Tensor
 
 from ..guide import Guide, GuideReads
 from .base import key
-from .guided import Guided, mean_similarity, proxy_attention, resize_grid, row_blocks, unit_tokens
+from .guided import (
+    Guided,
+    guide_of,
+    mean_similarity,
+    proxy_attention,
+    resize_grid,
+    row_blocks,
+    unit_tokens,
+)
 from .registry import register
 from .tower import Tower
 
@@ -69,7 +78,7 @@ class Trident(Guided):
         return size if self.multiple == 1 else trident_size(size, least, self.multiple)
 
     def spread(self, tower: Tower, values: Tensor) -> Tensor:
-        unit = unit_tokens(tower.guide)
+        unit = unit_tokens(guide_of(tower))
         mean = mean_similarity(unit).mean().expand(len(unit))
         return proxy_attention(unit, values, mean, self.shift, self.sharpness)
 
@@ -84,6 +93,7 @@ class Trident(Guided):
         """SAM's correlation of the picture's patches (1, P, D); also the grid of the result."""
         if self.correlation is None:
             return patches, grid
+        assert sam is not None
         if not self.halves:
             return sam_correlation(
                 patches, grid, image, sam, self.correlation, self.negative, dtype
@@ -118,11 +128,13 @@ def trident_size(
         least: the window's (H, W).
     """
     if not any(side % multiple for side in size):
-        return tuple(size)
+        height, width = size
+        return height, width
     long = max(size)
     wanted = -(-long // multiple) * multiple
     sides = [-(-(side * wanted) // (long * multiple)) * multiple for side in size]
-    return tuple(max(side, low) for side, low in zip(sides, least, strict=True))
+    height, width = (max(side, low) for side, low in zip(sides, least, strict=True))
+    return height, width
 
 
 def sam_correlation(
@@ -148,7 +160,8 @@ def sam_correlation(
     tables = sam.relative_positions()
     out = torch.empty_like(patches)
     for rows in row_blocks(len(valid), len(k[0]), image.device):
-        own, total = valid[rows], 0
+        own = valid[rows]
+        total: Any = 0
         for head in range(len(q)):
             logits = q[head, own] @ k[head].T * q.shape[-1] ** -0.5
             logits = logits + relative_logits(q[head, own], own, side, tables)
