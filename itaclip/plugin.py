@@ -5,9 +5,7 @@ mmseg's registries import this module when they first look something up (see
 config is enough.
 """
 
-import contextlib
 import importlib.util
-import sys
 import warnings
 
 from .errors import InputError
@@ -19,8 +17,7 @@ for _name in ("mmcv", "mmseg"):
             "`pip install 'itaclip[mmseg]'`, or install your own mmsegmentation and mmcv."
         )
 
-# Standard output stays free for results, and a layer that is missing is not used here.
-with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+with warnings.catch_warnings():  # of a layer that is not used here
     warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformable")
     import mmseg.datasets
     import mmseg.models  # noqa: F401

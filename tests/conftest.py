@@ -3,6 +3,9 @@
 import os
 import sys
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are shared; read when torch is loaded
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 from types import SimpleNamespace
 
 import mmengine.config.config

@@ -423,6 +423,7 @@ def test_single_pictures_figures_and_comparisons():
         pamr=None,
         regions=dict(source="slic", rule="vote"),
         device="cpu",
+        precision="fp32",
     )
     pixels = bgr_image(50, 70).flip(0).permute(1, 2, 0).numpy()
     recipes = ("proxyclip", "gla_clip", "cass", "corrclip", "naclip")

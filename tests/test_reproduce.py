@@ -10,6 +10,7 @@ from conftest import PROJECT
 from itaclip import InputError
 from itaclip.__main__ import main
 from itaclip.commands import main as command
+from itaclip.data.benchmarks import BENCHMARKS
 from itaclip.data.preparation.command import prepare_benchmarks
 from itaclip.data.preparation.settings import Settings
 from itaclip.evaluation.grid import evaluate
@@ -138,7 +139,8 @@ def test_bad_requests(options, words, tmp_path):
 def test_every_shipped_config_is_found():
     found = shipped_configs()
     assert ("itaclip", "voc21") in found and ("clip_surgery", "coco_stuff") in found
-    assert {path for path in found.values()} == set((PROJECT / "configs").rglob("cfg_*.py"))
+    named = [path for name in BENCHMARKS for path in (PROJECT / "configs").rglob(f"cfg_{name}.py")]
+    assert set(found.values()) == set(named)
 
 
 @pytest.mark.parametrize(

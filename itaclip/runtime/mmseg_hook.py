@@ -13,7 +13,7 @@ import importlib.abc
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -26,6 +26,8 @@ _UNGUARDED = {
     "mmseg.models.decode_heads.san_head": "point_sample",
     "mmseg.models.losses.focal_loss": "sigmoid_focal_loss",
 }
+# Modules of the fork that print which optional package they did not find.
+_TALKATIVE = ("mmseg.datasets", "mmseg.datasets.transforms")
 
 
 def register_with_mmseg() -> None:
@@ -42,6 +44,8 @@ class _MmsegFinder(importlib.abc.MetaPathFinder):
     def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
         if name == _REGISTRIES:
             around = _with_plugin
+        elif name in _TALKATIVE:
+            around = _silently
         elif name in _UNGUARDED and importlib.util.find_spec("mmcv._ext") is None:
             around = _with_stand_in
         else:
@@ -62,6 +66,12 @@ def _execute_in(spec: ModuleSpec, around: Callable) -> None:
             execute(module)
 
     spec.loader.exec_module = exec_module
+
+
+@contextmanager
+def _silently(module: ModuleType) -> Iterator[None]:
+    with redirect_stdout(None):
+        yield
 
 
 @contextmanager
