@@ -5,7 +5,7 @@
 # Command: python eval.py --config configs/lposs/cfg_coco_object.py
 # Cost: 15 encoder passes for 448x597 network pixels,
 #   and as many of the guide; then one sparse system over all their patches.
-_base_ = ["../_base_/coco_object.py", "../_base_/sclip_protocol.py"]
+_base_ = ["../_base_/coco_object.py", "../_base_/lposs.py"]
 paper = dict(
     method="LPOSS",
     benchmark="COCO-Object",
@@ -21,10 +21,6 @@ test_pipeline = [
 ]
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 model = dict(
-    clip_model="hf:laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
     name_path="configs/cls_coco_object_sclip.txt",
     background=True,
-    attention="maskclip_original",
-    guide="dino-vitb16",
-    propagation="lposs",
 )

@@ -5,7 +5,7 @@
 # Command: python eval.py --config configs/lposs/cfg_coco_stuff.py
 # Cost: 15 encoder passes for 448x597 network pixels,
 #   and as many of the guide; then one sparse system over all their patches.
-_base_ = ["../_base_/coco_stuff.py", "../_base_/sclip_protocol.py"]
+_base_ = ["../_base_/coco_stuff.py", "../_base_/lposs.py"]
 paper = dict(
     method="LPOSS",
     benchmark="COCO-Stuff",
@@ -13,9 +13,5 @@ paper = dict(
     source="secondary notes on the paper",
 )
 model = dict(
-    clip_model="hf:laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
     name_path="configs/cls_coco_stuff_sclip.txt",
-    attention="maskclip_original",
-    guide="dino-vitb16",
-    propagation="lposs",
 )
