@@ -8,7 +8,7 @@ import torch
 from conftest import bgr_image
 from mmseg.structures import SegDataSample
 
-from benchmarks import gpu, label, long_run, precision, report, scaling, stages
+from benchmarks import gpu, label, long_run, precision, report, scaling, stages, startup
 from benchmarks.case import Case
 from benchmarks.memory import PeakRecorder, in_child
 from benchmarks.published_style import PublishedStyle, text_features
@@ -181,6 +181,8 @@ def test_committed_results_render():
         "precision": precision.table,
         "long-run": long_run.lines,
         "label": label.lines,
+        "startup": lambda found: startup.lines(found["seconds"]),
+        "cpu-check": gpu.render,
     }
     for path in folder.glob("*.json"):
         render = renders[path.stem.removesuffix("-cpu")]

@@ -63,6 +63,12 @@ def test_one_picture_to_a_file(segment, folder, caplog):
     ]
 
 
+def test_a_second_run_replaces_the_result_of_the_first(segment, folder):
+    for _ in range(2):
+        code, _, err = segment("two.jpg", "--classes", CLASSES, "--out", "result.png")
+        assert code == 0, err
+
+
 def test_without_a_target_it_says_where(segment, folder):
     code, out, _ = segment("two.jpg", "--classes", CLASSES)
     assert code == 0 and "-> two_segmented.png" in out

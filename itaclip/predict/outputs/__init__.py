@@ -65,7 +65,7 @@ class Exporter:
                     f"format: expected names out of {', '.join(FORMATS)}, but got {name!r}."
                 )
         folder = Path(folder).expanduser()
-        if folder.is_file():
+        if formats and folder.is_file():
             raise InputError(f"{folder}: expected a folder, but this is a file; give another name.")
         self.writers = [
             FORMATS[name](folder, [str(image) for image in images], options or Options())
