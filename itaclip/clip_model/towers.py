@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError
 from .checkpoints import StoredTensor
@@ -121,10 +122,27 @@ def causal_mask(length: int) -> Tensor:
     return torch.full((length, length), -torch.inf, dtype=torch.float32, device="cpu").triu_(1)
 
 
+class _Unfilled(TorchFunctionMode):
+    """Makes parameters without drawing values for them.
+
+    On the device ``meta`` that would draw nothing either, but import torch's compiler: over a
+    second at every start.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None) -> Any:
+        if func is torch.randn:
+            func = torch.empty
+        elif func in (Tensor.mul, Tensor.__rmul__):
+            return next(value for value in args if isinstance(value, Tensor))
+        elif getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
+
+
 def empty_model(facts: Facts, table: Mapping[str, StoredTensor]) -> nn.Module:
     """A model on the device ``meta``, whose state dict names what the table must hold."""
     own = clip_module("model")
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         if facts.family == "siglip":
             model = TwoTowers(facts, PooledVision(facts))
         else:
