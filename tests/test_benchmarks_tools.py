@@ -8,7 +8,7 @@ import torch
 from conftest import bgr_image
 from mmseg.structures import SegDataSample
 
-from benchmarks import gpu, label, long_run, precision, report, scaling, stages, startup
+from benchmarks import gpu, grid, label, long_run, precision, report, scaling, stages, startup
 from benchmarks.case import Case
 from benchmarks.memory import PeakRecorder, in_child
 from benchmarks.published_style import PublishedStyle, text_features
@@ -183,6 +183,7 @@ def test_committed_results_render():
         "label": label.lines,
         "startup": lambda found: startup.lines(found["seconds"]),
         "cpu-check": gpu.render,
+        "grid": grid.lines,
     }
     for path in folder.glob("*.json"):
         render = renders[path.stem.removesuffix("-cpu")]
