@@ -71,6 +71,16 @@ def test_plan_report_and_bundle(data, tmp_path, capsys):
     assert results_tool.find_records([tmp_path / "results.json"])[0][1] == found[0]
 
 
+def test_from_raw_downloads_in_an_empty_folder(tmp_path, monkeypatch, capsys):
+    raw = mini_datasets.make_voc(tmp_path / "raw")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    arguments = ["reproduce", "--benchmarks", "voc21", "--methods", "sclip", "--raw", str(raw)]
+    assert main([*arguments, "--no-pictures", "--cfg-options", *CHEAP]) == 0
+    assert "voc21 val: 3 masks" in capsys.readouterr().out
+    assert (tmp_path / "empty/work_dirs/reproduce/index.html").is_file()
+
+
 def test_killed_and_resumed_it_ends_in_the_same(data, tmp_path, monkeypatch):
     whole = reproduce(data, tmp_path / "whole", "--no-pictures")
     segment, calls = evaluate._segment, []

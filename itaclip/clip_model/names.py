@@ -20,7 +20,8 @@ _BUFFERS = re.compile(r"(^|\.)(position_ids|attn_mask)$")
 
 def layout_of(table: Table) -> str:
     """``'openai'`` (open_clip's plain one too), ``'open_clip'`` (text tower of its own),
-    ``'open_clip_timm'``, ``'transformers'`` or ``'unknown'``."""
+    ``'open_clip_timm'``, ``'transformers'`` or ``'unknown'``.
+    """
     if any(key.startswith("vision_model.") for key in table):
         return "transformers"
     if any(key.startswith("visual.trunk.") for key in table):

@@ -96,7 +96,8 @@ class FolderTokenizer:
 
 def cleaned(text: str, canonicalise: bool) -> str:
     """As open_clip prepares texts: mended encoding, single spaces; canonicalised, in lower case and
-    without punctuation too, as SigLIP's were."""
+    without punctuation too, as SigLIP's were.
+    """
     import ftfy
 
     text = html.unescape(html.unescape(ftfy.fix_text(text)))

@@ -3,10 +3,15 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..evaluation.grid.reproduce import Choice
 
 _EPILOG = """examples:
   itaclip reproduce --benchmarks voc21 --limit 20
   itaclip reproduce --benchmarks voc21 coco_stuff --methods itaclip naclip sclip --fetch
+  itaclip reproduce --benchmarks voc21 --raw ~/Downloads
   itaclip reproduce --methods all --data-root /datasets --out work_dirs/papers
   torchrun --nproc-per-node 4 -m itaclip reproduce --launcher pytorch
 
@@ -42,6 +47,14 @@ def add_to(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--data-root", type=Path, metavar="DIR", help="where `itaclip prepare` put the data"
+    )
+    parser.add_argument(
+        "--raw",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="archives or folders that missing benchmarks are prepared from",
     )
     parser.add_argument(
         "--fetch", action="store_true", help="fetch and prepare what is missing, as it says"
@@ -101,8 +114,8 @@ def _run(args: argparse.Namespace) -> None:
     asked = (benchmarks, args.methods, args.guides, args.data_root, args.precision)
     with rank_zero_first():
         choice = choose(*asked, args.cfg_options)
-        if choice.missing and args.fetch:
-            _fetch(choice, args.data_root)
+        if choice.missing and (args.fetch or args.raw):
+            _prepare(choice, args)
             choice = choose(*asked, args.cfg_options)
         if args.skip_missing:
             choice = choice.without_missing()
@@ -134,16 +147,18 @@ def _run(args: argparse.Namespace) -> None:
     print(page)
 
 
-def _fetch(choice, data_root: Path | None) -> None:
+def _prepare(choice: "Choice", args: argparse.Namespace) -> None:
     """Fetches weights and prepares benchmarks, each saying from where and how large."""
     from ..clip_model import OPENAI_MODELS, fetch_openai
     from ..data.benchmarks import PREPARED
     from ..data.preparation.command import prepare_benchmarks
     from ..data.preparation.settings import Settings
 
-    for name in choice.missing:
+    for name in choice.missing if args.fetch else ():
         if name in OPENAI_MODELS:
             fetch_openai(name)
     names = [name for name in choice.missing if name in PREPARED]
     if names:
-        prepare_benchmarks(names, Settings(data_root or Path("data"), workers=2))
+        root = args.data_root or Path("data")
+        made = Settings(root, raw=tuple(args.raw), workers=2, may_download=args.fetch)
+        prepare_benchmarks(names, made)

@@ -162,7 +162,8 @@ class EvaluationLoop(TestLoop):
 
     def run(self) -> dict[str, Any]:
         """Evaluates; returns the metrics, whose names begin with ``partial/`` where images lack,
-        and with ``oracle/`` where the model reads the ground truth."""
+        and with ``oracle/`` where the model reads the ground truth.
+        """
         run, runner = self.evaluation, self.runner
         runner.call_hook("before_test")
         runner.call_hook("before_test_epoch")

@@ -47,7 +47,8 @@ class Spec:
 
 def decode(row: Row, spec: Spec) -> Row:
     """``image`` (bytes, a path or an array) → ``pixels`` (h·w·3 bytes, RGB), ``input_size``,
-    ``height``, ``width``."""
+    ``height``, ``width``.
+    """
     made = {key: value for key, value in row.items() if key != "image"}
     made |= dict(pixels=None, input_size=[0, 0], height=None, width=None)
     if row.get("error") is not None:

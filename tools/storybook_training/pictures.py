@@ -33,7 +33,8 @@ def training_scene(index: int, seed: int) -> Scene:
 
 def training_cell(index: int, seed: int) -> Scene:
     """Small picture number `index` for mosaics: one thing or stuff alone; any 48-pixel part of it
-    shows what is named."""
+    shows what is named.
+    """
     kind = random.Random(f"{seed}-{index}").random()
     things = (1, 1) if kind < 0.65 else (0, 0)
     layers = (1, 1) if kind % 0.1 < 0.07 else (2, 2)

@@ -361,7 +361,8 @@ def _index(place: list, step: str, key: str) -> int:
 
 def describe_model(settings: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """The model's settings with defaults filled in and the recipe resolved: equal models, equal
-    descriptions."""
+    descriptions.
+    """
     if type(model) is not ITACLIPSegmentor:
         return dict(settings)
     parameters = inspect.signature(ITACLIPSegmentor).parameters
@@ -382,7 +383,8 @@ def _sharing_keys(
     described: dict[str, Any], model: nn.Module, dataset_key: str
 ) -> tuple[str, str] | None:
     """What the blocks before the last depend on, and what the features do; None for models from
-    elsewhere, of which nothing is known."""
+    elsewhere, of which nothing is known.
+    """
     if type(model) is not ITACLIPSegmentor:
         return None
     kept = {key: value for key, value in described.items() if key not in _AFTER_FEATURES}
