@@ -153,7 +153,7 @@ def read_bytes(path: str | Path, max_bytes: int = MAX_TEXT) -> bytes:
 
 
 def read_text(path: str | Path, max_bytes: int = MAX_TEXT) -> str:
-    rr"""The text of a small UTF-8 file, without byte order mark, lines ended by ``\\n``.
+    r"""The text of a small UTF-8 file, without byte order mark, lines ended by ``\n``.
 
     Args:
         path: as it shall stand in messages.
@@ -265,7 +265,7 @@ def atomic_write(path: str | Path, private: bool = False, durable: bool = True) 
 def write_whole(
     path: str | Path, content: str | bytes, private: bool = False, durable: bool = True
 ) -> Path:
-    rr"""Writes text (UTF-8, ``\\n``) or bytes by :func:`atomic_write`; returns the path."""
+    r"""Writes text (UTF-8, ``\n``) or bytes by :func:`atomic_write`; returns the path."""
     with atomic_write(path, private, durable) as aside:
         aside.write_bytes(content.encode() if isinstance(content, str) else content)
     return Path(path)
