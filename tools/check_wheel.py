@@ -16,7 +16,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 SCENE = "from itaclip.storybook.benchmark import evaluation_scene as s; from PIL import Image; "
-SCENE += "Image.fromarray(s(0).image).save('scene.png')"
+SCENE += "Image.fromarray(s('test', 0).image).save('scene.png')"
 OWN = """_base_ = __import__("itaclip").shipped_file("configs/cfg_storybook.py")
 model = dict(attention="naclip", name_path="configs/cls_storybook.txt", pamr=None)
 """
